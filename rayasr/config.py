@@ -1,0 +1,486 @@
+"""Every setting of a recipe: YAML to frozen, checked values.
+
+One class per section. The docstring under a field is its documentation: the reference page
+`docs/recipe.md` and `rayasr config show --reference` are generated from it.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rayasr.errors import ConfigError
+
+DECODE_MODES = (
+    "ctc_greedy_search",
+    "ctc_prefix_beam_search",
+    "attention_rescoring",
+    "attention",
+)
+"""Cheapest first: with equal errors on dev the earlier one becomes the default."""
+
+Mode = Literal["ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring", "attention"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class CorpusConfig(Section):
+    path: str
+    """Folder (or manifest file) of the corpus; `--corpus` replaces the whole list."""
+    format: Literal[
+        "auto", "aishell", "kaldi", "wenet_list", "librispeech", "table", "synthetic"
+    ] = "auto"
+    """Layout; `auto` looks."""
+    weight: float = Field(1.0, gt=0.0)
+    """How often each training utterance is used per epoch: floor(weight) times, and once more with
+    the remaining probability, drawn by (seed, epoch, utterance)."""
+
+
+class TextConfig(Section):
+    case: Literal["keep", "upper", "lower"] = "keep"
+    """Letter case of all text, training and scoring alike."""
+    punctuation: Literal["keep", "remove"] = "remove"
+    """Whether punctuation stays; apostrophes inside words always do."""
+    spaces: Literal["keep", "remove"] = "keep"
+    """`remove` for languages written without spaces (Mandarin); between two Latin words a space
+    always stays."""
+
+
+class UnitsConfig(Section):
+    kind: Literal["char", "bpe", "mixed"] = "char"
+    """Characters (a space becomes `▁`), sentencepiece BPE, or characters for CJK and BPE for the
+    rest."""
+    bpe_size: int = Field(500, ge=20)
+    """Number of BPE pieces, for `bpe` and `mixed`."""
+    sos_eos: Literal["third", "last"] = "third"
+    """Where `<sos/eos>` stands in units.txt: id 2 as in WeNet's current recipes, or the last id."""
+    file: str | None = None
+    """A fixed units.txt to use instead of building one from the training text."""
+
+
+class FeatureConfig(Section):
+    sample_rate: int = Field(16000, ge=4000)
+    """Hz; recordings of another rate are resampled."""
+    num_mel_bins: int = Field(80, ge=8)
+    """Mel filters, which is the feature dimension."""
+    frame_length_ms: float = 25.0
+    """Length of an analysis window in milliseconds."""
+    frame_shift_ms: float = 10.0
+    """Distance of two windows in milliseconds."""
+    window: Literal["povey", "hamming"] = "povey"
+    """Analysis window."""
+    low_freq: float = 20.0
+    """Lower edge of the mel bank in Hz."""
+    high_freq: float = 0.0
+    """Upper edge of the mel bank in Hz; 0: Nyquist, negative: counted from it."""
+    snip_edges: bool = True
+    """Only whole windows, as WeNet does; false pads the edges by reflection."""
+    dither: float = Field(0.0, ge=0.0)
+    """Standard deviation of the noise added to training samples (int16 scale); validation and
+    decoding always use 0."""
+    backend: Literal["rayasr", "torchaudio"] = "rayasr"
+    """What computes fbank; `torchaudio` needs the extra of that name."""
+
+
+class StoreConfig(Section):
+    payload: Literal["fbank", "pcm"] = "fbank"
+    """What a shard holds: float16 fbank, one variant per speed factor, or int16 samples, from which
+    fbank, dither and speed are computed while training."""
+    shard_utterances: int = Field(512, ge=1)
+    """Utterances per shard, and so per Ray Data task."""
+    min_seconds: float = Field(0.1, ge=0.0)
+    """Shorter recordings are rejected."""
+    max_seconds: float = Field(40.0, gt=0.0)
+    """Longer recordings are rejected."""
+    max_reject_fraction: float = Field(0.05, ge=0.0, le=1.0)
+    """More rejects than this stop `data prepare`; the table of rejects is kept."""
+    dev_fraction: float = Field(0.05, gt=0.0, lt=0.5)
+    """Share of the training speakers held out where a corpus has no dev split."""
+
+
+class SpecAugmentConfig(Section):
+    time_masks: int = Field(2, ge=0)
+    """Time masks per utterance."""
+    time_mask_frames: int = Field(50, ge=0)
+    """Longest time mask in frames."""
+    time_mask_fraction: float = Field(1.0, gt=0.0, le=1.0)
+    """Longest time mask as a share of the utterance."""
+    frequency_masks: int = Field(2, ge=0)
+    """Frequency masks per utterance."""
+    frequency_mask_bins: int = Field(10, ge=0)
+    """Widest frequency mask in mel bins."""
+
+
+class StringingConfig(Section):
+    fraction: float = Field(0.0, ge=0.0, le=1.0)
+    """Share of the utterances that are strung together with others of the same speaker."""
+    start_frames: int = Field(200, ge=1)
+    """Longest string, in frames, at the start of training."""
+    max_frames: int = Field(1200, ge=1)
+    """Longest string, in frames, after the ramp."""
+    ramp_fraction: float = Field(0.4, ge=0.0, le=1.0)
+    """Share of the epochs over which the longest string grows."""
+
+
+class AugmentConfig(Section):
+    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    """Speed factors; each utterance takes one per epoch, drawn by (seed, epoch, utterance)."""
+    spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
+    """Time and frequency masks; null switches them off."""
+    substitutions: int = Field(0, ge=0)
+    """Spec-sub: stretches per utterance that are replaced by earlier ones."""
+    substitution_frames: int = Field(30, ge=0)
+    """Longest such stretch in frames."""
+    trim_frames: int = Field(0, ge=0)
+    """Spec-trim: longest piece cut off the end, in frames; at most half of the utterance."""
+    frequency_warp: float = Field(0.0, ge=0.0, lt=0.5)
+    """Mel axis stretched by a factor drawn from 1 ± this."""
+    stringing: StringingConfig = StringingConfig()
+    """Utterances of one speaker strung together to longer ones."""
+
+
+class BatchConfig(Section):
+    micro_batches: int = Field(1, ge=1)
+    """Micro-batches of one step, shared out over the workers; so also the most workers possible."""
+    frames_per_step: int | None = Field(None, ge=1)
+    """Frames of one step over all workers. Unset: micro_batches x max_padded_frames."""
+    max_padded_frames: int | Literal["auto"] = 20000
+    """Most frames of a micro-batch, padding included; `auto` tries what the device can hold."""
+    max_utterances: int = Field(256, ge=1)
+    """Most utterances of a micro-batch."""
+    max_padded_units: int = Field(8192, ge=1)
+    """Most units of a micro-batch, padding included."""
+    static_utterances: int | None = Field(None, ge=1)
+    """A fixed number of utterances per micro-batch instead of a bound of frames, as WeNet's static
+    batches."""
+    shuffle_window: int = Field(4096, ge=1)
+    """Utterances shuffled together before they are sorted by length into micro-batches."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.max_padded_frames == "auto" and self.frames_per_step is None:
+            raise ValueError("batch.max_padded_frames: auto needs batch.frames_per_step")
+        return self
+
+
+class EncoderConfig(Section):
+    kind: Literal["conformer", "transformer"] = "conformer"
+    """Encoder layers."""
+    output_size: int = Field(256, ge=4)
+    """Width of the encoder and the decoder."""
+    attention_heads: int = Field(4, ge=1)
+    """Heads of each attention."""
+    linear_units: int = Field(2048, ge=1)
+    """Width of the feed-forward layers."""
+    num_blocks: int = Field(12, ge=1)
+    """Encoder layers."""
+    dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
+    """Dropout after each part of a layer and inside the feed-forward."""
+    positional_dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
+    """Dropout after subsampling."""
+    attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout of attention weights."""
+    subsampling: Literal[4, 6, 8] = 4
+    """How many frames become one encoder frame (conv2d, conv2d6, conv2d8)."""
+    subsampling_channels: int | None = Field(None, ge=1)
+    """Channels of the subsampling convolutions; unset: output_size, as in WeNet."""
+    convolution_kernel: int = Field(15, ge=1)
+    """Kernel of the conformer's depthwise convolution."""
+    causal_convolution: bool = True
+    """Convolution sees no future frames; needed for streaming."""
+    convolution_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
+    """Norm inside the convolution module; `batch_norm` trains with one worker only."""
+    mask_convolution: bool = True
+    """Zero padded frames before a non-causal convolution, so that batch size changes nothing; false
+    reproduces WeNet."""
+    dynamic_chunk: bool = True
+    """Train on random chunk sizes, so that one model serves streaming and full context."""
+    dynamic_left_chunks: bool = False
+    """Also draw the number of left chunks."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.output_size % self.attention_heads:
+            raise ValueError("encoder.output_size must be a multiple of encoder.attention_heads")
+        if not self.causal_convolution and self.convolution_kernel % 2 == 0:
+            raise ValueError("a non-causal convolution needs an odd encoder.convolution_kernel")
+        return self
+
+
+class DecoderConfig(Section):
+    attention_heads: int = Field(4, ge=1)
+    """Heads of each attention."""
+    linear_units: int = Field(2048, ge=1)
+    """Width of the feed-forward layers."""
+    num_blocks: int = Field(3, ge=1)
+    """Layers of the left-to-right decoder."""
+    r_num_blocks: int = Field(3, ge=0)
+    """Layers of the right-to-left decoder (U2++); 0: none (U2)."""
+    dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
+    """Dropout after each part of a layer and inside the feed-forward."""
+    positional_dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
+    """Dropout after the embedding."""
+    self_attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout of self-attention weights."""
+    src_attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
+    """Dropout of the weights of the attention over encoder frames."""
+
+
+class ModelConfig(Section):
+    encoder: EncoderConfig = EncoderConfig()
+    """The encoder."""
+    decoder: DecoderConfig = DecoderConfig()
+    """The attention decoder or decoders."""
+    ctc_weight: float = Field(0.3, ge=0.0, le=1.0)
+    """Share of CTC in the loss; the rest is attention."""
+    reverse_weight: float = Field(0.3, ge=0.0, le=1.0)
+    """Share of the right-to-left decoder in the attention loss."""
+    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
+    """Label smoothing of the attention loss."""
+    length_normalized_loss: bool = False
+    """Divide the attention loss by units instead of utterances."""
+
+
+class OptimConfig(Section):
+    name: Literal["adam", "adamw"] = "adam"
+    """Optimizer; adamw decays matrices only."""
+    lr: float = Field(0.001, gt=0.0)
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's moment decays."""
+    eps: float = Field(1e-8, gt=0.0)
+    """Adam's epsilon."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled weight decay, for adamw."""
+    schedule: Literal["warmup", "cosine"] = "warmup"
+    """WeNet's warm-up (then 1/sqrt(step)), or linear warm-up and a cosine to zero over the run."""
+    warmup_steps: int | None = Field(None, ge=1)
+    """Steps of warm-up; unset: warmup_fraction of the run."""
+    warmup_fraction: float = Field(0.08, gt=0.0, lt=1.0)
+    """Warm-up as a share of the run's steps, where warmup_steps is unset."""
+    max_grad_norm: float = Field(5.0, gt=0.0)
+    """Gradients are clipped to this norm."""
+    ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
+    """Decay per step of the moving average of the weights, which is then the model; 0: none."""
+
+
+class TrainConfig(Section):
+    epochs: int = Field(80, ge=1)
+    """Passes over the training split."""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "fp64"] = "auto"
+    """Number format of the forward pass: auto is bf16 on a GPU that has it, fp16 on another GPU,
+    fp32 on a CPU."""
+    threads_per_worker: int = Field(1, ge=1)
+    """CPU threads of one training worker."""
+    compile: bool = False
+    """Compile the encoder with torch.compile."""
+    validate_every_epochs: int = Field(1, ge=1)
+    """Epochs between two validations; the last epoch always has one."""
+    validate_every_steps: int | None = Field(None, ge=1)
+    """Steps between two more validations."""
+    log_every_steps: int = Field(20, ge=1)
+    """Steps between two lines of metrics.jsonl; also how often the GPU is waited for."""
+    max_nonfinite_steps: int = Field(20, ge=1)
+    """So many steps in a row with a non-finite gradient end the run."""
+    autocheck: bool = True
+    """Before the first step, validate once and try the largest micro-batch."""
+
+
+class CheckpointConfig(Section):
+    every_steps: int | None = Field(None, ge=1)
+    """Steps between two checkpoints, besides the one after each validation."""
+    every_minutes: float = Field(10.0, gt=0.0)
+    """Longest time between two checkpoints."""
+    keep_last: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+    keep_best: int = Field(5, ge=0)
+    """Checkpoints with the lowest validation loss kept, for averaging."""
+    mirror: str | None = None
+    """An s3:// place that finished checkpoints and the model folder are copied to."""
+
+
+class AverageConfig(Section):
+    best: int = Field(5, ge=1)
+    """How many of the best checkpoints are averaged into the model."""
+
+
+class DecodeConfig(Section):
+    modes: tuple[Mode, ...] = (
+        "ctc_greedy_search",
+        "ctc_prefix_beam_search",
+        "attention_rescoring",
+    )
+    """Searches that `rayasr run` reports; the best of them on dev becomes the model's default."""
+    beam_size: int = Field(10, ge=1)
+    """Beam of the prefix and the attention search."""
+    ctc_weights: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 1.0)
+    """CTC weights for rescoring that are tried on dev."""
+    reverse_weight: float = Field(0.5, ge=0.0, le=1.0)
+    """Share of the right-to-left decoder in rescoring."""
+    length_penalty: float = 0.0
+    """Exponent of the length by which attention scores are divided."""
+    max_padded_frames: int = Field(20000, ge=1)
+    """Frames of a decoding batch; results do not depend on it."""
+    unit: Literal["char", "word", "mixed"] = "char"
+    """What an error is counted in: characters (CER), words (WER), or characters and Latin words."""
+
+
+class Recipe(Section):
+    """A whole recipe."""
+
+    name: str = "recipe"
+    """Name, for reports."""
+    seed: int = Field(777, ge=0)
+    """Seed of everything random."""
+    corpora: tuple[CorpusConfig, ...] = ()
+    """Corpora to train on together."""
+    text: TextConfig = TextConfig()
+    """How text is normalised."""
+    units: UnitsConfig = UnitsConfig()
+    """What the model writes."""
+    features: FeatureConfig = FeatureConfig()
+    """What the model hears."""
+    store: StoreConfig = StoreConfig()
+    """How features are kept."""
+    augment: AugmentConfig = AugmentConfig()
+    """How training data is varied."""
+    batch: BatchConfig = BatchConfig()
+    """What makes a step."""
+    model: ModelConfig = ModelConfig()
+    """The network and its loss."""
+    optim: OptimConfig = OptimConfig()
+    """How the weights move."""
+    train: TrainConfig = TrainConfig()
+    """How long, how precise, how often checked."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """What is kept."""
+    average: AverageConfig = AverageConfig()
+    """What becomes the model."""
+    decode: DecodeConfig = DecodeConfig()
+    """How it is searched and scored."""
+
+    def digest(self, *sections: str) -> str:
+        """Sixteen hex digits over the named sections (all, where none is named)."""
+        values = self.model_dump(mode="json", include=set(sections) or None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def store_digest(self) -> str:
+        """What a store depends on: two recipes with one digest can share a store."""
+        values = self.model_dump(
+            mode="json",
+            include={
+                "text": True,
+                "units": True,
+                "features": True,
+                "store": {
+                    "payload",
+                    "shard_utterances",
+                    "min_seconds",
+                    "max_seconds",
+                    "dev_fraction",
+                },
+            },
+        )
+        if self.store.payload == "fbank":  # pcm computes speeds and dither while training
+            values["speeds"] = self.augment.speeds
+        else:
+            del values["features"]["dither"]
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe from YAML and apply `key.sub=value` overrides; raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        known = ", ".join(sorted(p.name for p in Path("configs").glob("*.yaml")))
+        hint = f"; configs/ has {known}" if known else ""
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror}{hint}") from error
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must be a mapping of sections, found {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_recipe(values, source=str(path))
+
+
+def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
+    """Check plain values; raises ConfigError naming the field, and the nearest one if unknown."""
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, Recipe, source)) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML of the resolved recipe, loadable again."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
+    """The first problem of a validation error as one sentence."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, wrong = (str(part) for part in problem["loc"])
+        near = difflib.get_close_matches(wrong, _field_names(model, parents), n=1)
+        hint = f"; did you mean '{'.'.join([*parents, near[0]])}'?" if near else ""
+        return f"{source}: unknown key '{where}'{hint}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{source}: {where + ': ' if where else ''}{message} (found {problem['input']!r})"[:600]
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    """Set one dotted key in place; `--set train.epochs=3`."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set needs key=value, found '{override}'")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {text!r} is not valid YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    node = values
+    for parent in parents:
+        child = node.get(parent)
+        if not isinstance(child, dict):
+            child = {}
+        node[parent] = child
+        node = child
+    node[last] = value
+
+
+def _field_names(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
+    """Names of the fields of the section that `parents` leads to; [] where it leads nowhere."""
+    for parent in parents:
+        field = model.model_fields.get(parent)
+        inner = _section_of(field.annotation) if field else None
+        if inner is None:
+            if parent.isdigit():
+                continue
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class inside an annotation such as `X | None` or `tuple[X, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for part in getattr(annotation, "__args__", ()):
+        if (found := _section_of(part)) is not None:
+            return found
+    return None
