@@ -36,9 +36,7 @@ class Section(BaseModel):
 class CorpusConfig(Section):
     path: str
     """Folder (or manifest file) of the corpus; `--corpus` replaces the whole list."""
-    format: Literal[
-        "auto", "aishell", "kaldi", "wenet_list", "librispeech", "table", "synthetic"
-    ] = "auto"
+    format: Literal["auto", "aishell", "kaldi", "wenet_list", "librispeech", "table"] = "auto"
     """Layout; `auto` looks."""
     weight: float = Field(1.0, gt=0.0)
     """How often each training utterance is used per epoch: floor(weight) times, and once more with
@@ -193,6 +191,9 @@ class EncoderConfig(Section):
     """How many frames become one encoder frame (conv2d, conv2d6, conv2d8)."""
     subsampling_channels: int | None = Field(None, ge=1)
     """Channels of the subsampling convolutions; unset: output_size, as in WeNet."""
+    positions: Literal["relative", "absolute"] = "relative"
+    """A conformer's positions: inside attention (WeNet's rel_pos and rel_selfattn) or added to its
+    input (abs_pos and selfattn); a transformer's are always absolute."""
     convolution_kernel: int = Field(15, ge=1)
     """Kernel of the conformer's depthwise convolution."""
     causal_convolution: bool = True
@@ -467,7 +468,7 @@ def _field_names(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
     """Names of the fields of the section that `parents` leads to; [] where it leads nowhere."""
     for parent in parents:
         field = model.model_fields.get(parent)
-        inner = _section_of(field.annotation) if field else None
+        inner = section_of(field.annotation) if field else None
         if inner is None:
             if parent.isdigit():
                 continue
@@ -476,11 +477,11 @@ def _field_names(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The section class inside an annotation such as `X | None` or `tuple[X, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for part in getattr(annotation, "__args__", ()):
-        if (found := _section_of(part)) is not None:
+        if (found := section_of(part)) is not None:
             return found
     return None

@@ -1,0 +1,43 @@
+"""The command `rayasr`: one verb per stage, files in and files out."""
+
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from rayasr.errors import RayasrError
+
+
+def build_app() -> typer.Typer:
+    """The whole command tree; modules of the verbs import what is heavy only when they run."""
+    from rayasr.cli import config, data, data_sources, decode, export, run, train
+
+    app = typer.Typer(
+        name="rayasr",
+        help="Trains speech recognisers on any number of machines.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode="rich",
+    )
+    run.register(app)
+    data_sources.register_sources(data.data_app)
+    app.add_typer(data.data_app, name="data")
+    train.register(app)
+    decode.register(app)
+    export.register(app)
+    app.add_typer(config.config_app, name="config")
+    for entry_point in entry_points(group="rayasr.commands"):  # the launcher's verbs
+        entry_point.load()(app)
+    return app
+
+
+def main() -> None:
+    """Run a verb; what rayasr can explain is one sentence and an exit code, never a traceback."""
+    try:
+        build_app()()
+    except RayasrError as error:
+        print(f"rayasr: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

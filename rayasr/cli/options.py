@@ -1,0 +1,64 @@
+"""Arguments and options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as configs/digits.yaml.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of the recipe, such as train.epochs=3; may be repeated.",
+    ),
+]
+CorpusOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--corpus",
+        metavar="DIR",
+        help="Corpus folder instead of the recipe's; may be repeated.",
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Training workers; 0 trains in this process. Default: one per GPU, one on a CPU.",
+    ),
+]
+DevicesOption = Annotated[
+    str,
+    typer.Option("--devices", metavar="auto|cpu|cuda", help="Where to compute."),
+]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time",
+        metavar="TIME",
+        help="Stop training after this much time, summed over resumes: 90s, 20m, 1.5h.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of '90', '90s', '20m' or '1.5h'; None stays None; raises ConfigError."""
+    from rayasr.errors import ConfigError
+
+    if text is None:
+        return None
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"--max-time '{text}' is not a time; write 90s, 20m or 1.5h")
+    return seconds
