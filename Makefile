@@ -24,7 +24,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/rayasr data synthesize $(RUN)/corpus
 	$(BIN)/rayasr run configs/demo.yaml --corpus $(RUN)/corpus --out $(RUN)
-	$(BIN)/rayasr demo-summary $(RUN)
 
 test: test-unit test-integration test-e2e
 

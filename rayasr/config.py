@@ -426,6 +426,14 @@ def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
         raise ConfigError(explain(error, Recipe, source)) from None
 
 
+def with_corpora(recipe: Recipe, folders: Sequence[str | Path]) -> Recipe:
+    """The recipe with its corpora replaced by these folders, where any are given."""
+    if not folders:
+        return recipe
+    corpora = tuple(CorpusConfig(path=str(folder)) for folder in folders)
+    return recipe.model_copy(update={"corpora": corpora})
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """YAML of the resolved recipe, loadable again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -433,7 +441,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
     """The first problem of a validation error as one sentence."""
-    problem = error.errors()[0]
+    # A misspelt key often also leaves a required one missing: the misspelling is the cause.
+    problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         *parents, wrong = (str(part) for part in problem["loc"])

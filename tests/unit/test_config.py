@@ -1,0 +1,79 @@
+"""Recipes: every shipped one loads; bad ones are answered with a sentence."""
+
+from pathlib import Path
+
+import pytest
+
+from rayasr.config import DECODE_MODES, Recipe, dump_recipe, load_recipe, parse_recipe
+from rayasr.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_recipe_loads_and_survives_a_round_trip(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_recipe(recipe), encoding="utf-8")
+    assert load_recipe(copy) == recipe
+    assert recipe.name == path.stem
+
+
+def test_an_unknown_key_is_answered_with_the_nearest_one() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'model.encoder.output_size'"):
+        parse_recipe({"model": {"encoder": {"outputsize": 3}}})
+
+
+def test_an_unknown_key_in_a_list_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"unknown key 'corpora.0.pth'; did you mean"):
+        parse_recipe({"corpora": [{"pth": "x"}]})
+
+
+def test_a_wrong_type_names_the_field_and_the_value() -> None:
+    with pytest.raises(ConfigError, match=r"train.epochs: .*integer.*found 'many'"):
+        parse_recipe({"train": {"epochs": "many"}})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "not valid YAML"), ("- 1\n", "must be a mapping"), ("seed: -1", "seed")],
+)
+def test_a_bad_file_is_a_config_error(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read recipe"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_sections_that_the_file_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\n")
+    recipe = load_recipe(path, ["train.epochs=3", "augment.speeds=[1.0]", "name=x"])
+    assert (recipe.train.epochs, recipe.augment.speeds, recipe.name) == (3, (1.0,), "x")
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", "train.epochs=[", "train.epohcs=3"])
+def test_a_bad_override_is_a_config_error(tmp_path: Path, override: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\n")
+    with pytest.raises(ConfigError):
+        load_recipe(path, [override])
+
+
+def test_the_store_digest_ignores_what_a_store_does_not_depend_on() -> None:
+    recipe = Recipe()
+    other = parse_recipe({"train": {"epochs": 3}, "store": {"max_reject_fraction": 0.5}})
+    assert other.store_digest == recipe.store_digest
+    assert parse_recipe({"augment": {"speeds": [1.0]}}).store_digest != recipe.store_digest
+    pcm = parse_recipe({"store": {"payload": "pcm"}})
+    pcm_speeds = parse_recipe({"store": {"payload": "pcm"}, "augment": {"speeds": [1.0]}})
+    assert pcm.store_digest == pcm_speeds.store_digest != recipe.store_digest
+
+
+def test_modes_are_the_ones_that_can_be_decoded() -> None:
+    assert set(Recipe().decode.modes) <= set(DECODE_MODES)
