@@ -1,0 +1,132 @@
+"""One Ray session per command: joins the cluster of RAY_ADDRESS, or starts a private one here."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rayasr.errors import LaunchError
+from rayasr.logs import note
+
+OBJECT_STORE_BYTES = 2 * 10**9
+"""Ray's default is 30 % of the memory; only metadata goes through our object store."""
+
+_DRIVER_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A silent host is noticed after 9 s; by default Ray Data would wait for seven minutes.
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "5000",
+    # A report, and with it a checkpoint, counts only after a poll of Ray Train's controller.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # How long an elastic run waits for a lost host before it goes on without it.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+}
+_PRIVATE_SETTINGS = {
+    # Ray's only switch to listen on 127.0.0.1 alone; it works on Linux too.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "OMP_WAIT_POLICY": "passive",
+}
+
+
+@contextmanager
+def connect(
+    *, num_cpus: int | None = None, log_to_driver: bool = False, with_dashboard: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Connect to Ray for the length of a `with`; yields {"private", "cpus", "gpus", "nodes"}.
+
+    Joins the cluster RAY_ADDRESS names, else starts one on this machine that listens on 127.0.0.1
+    and ends with the `with`. `num_cpus` counts for a private one only (default: the CPUs there
+    are). A session that is open already is used and left open. Raises LaunchError.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    for key, value in (_DRIVER_SETTINGS | ({} if address else _PRIVATE_SETTINGS)).items():
+        os.environ.setdefault(key, value)
+    import ray  # after the settings: some are read on import
+
+    if ray.is_initialized():
+        yield _describe(private=False)
+        return
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": log_to_driver}
+    try:
+        if address:
+            ray.init(address=address, **quiet)
+        else:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus or available_cpus(),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=with_dashboard,
+                **quiet,
+            )
+    except Exception as error:  # Ray raises a dozen kinds of its own, ConnectionError the mildest
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if address:
+            raise LaunchError(
+                f"cannot join the Ray cluster at RAY_ADDRESS={address} ({first}); "
+                "start it with `ray start --head`, or unset RAY_ADDRESS to use this machine"
+            ) from error
+        raise LaunchError(f"cannot start Ray on this machine: {first}") from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield _describe(private=not address)
+    finally:
+        ray.shutdown()
+
+
+def wait_for_nodes(
+    count: int, *, timeout_s: float = 300.0, notes: Callable[[str], None] = note
+) -> None:
+    """Wait until the cluster has `count` live nodes; raises LaunchError after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    told = -1
+    while (alive := len(live_nodes())) < count:
+        if alive != told:
+            notes(f"waiting for the cluster: {alive} of {count} nodes are there")
+            told = alive
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"only {alive} of {count} nodes joined the Ray cluster within {timeout_s:.0f} s; "
+                "look at the other hosts' logs"
+            )
+        time.sleep(0.5)
+
+
+def live_nodes() -> list[dict[str, Any]]:
+    """Ray's records of the nodes that are alive, the driver's included."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def ask_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What `function(*arguments)` returns on each live node, by the node's host name."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    answers = {}
+    for node in live_nodes():
+        pinned = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+        task = ray.remote(num_cpus=0, scheduling_strategy=pinned)(function)
+        answers[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.remote(
+            *arguments
+        )
+    return {name: ray.get(answer) for name, answer in answers.items()}
+
+
+def available_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _describe(private: bool) -> dict[str, Any]:
+    import ray
+
+    resources = ray.cluster_resources()
+    return {
+        "private": private,
+        "cpus": int(resources.get("CPU", 0)),
+        "gpus": int(resources.get("GPU", 0)),
+        "nodes": len(live_nodes()),
+    }
