@@ -1,0 +1,157 @@
+"""Utterances of one or several corpora, and what had to be left out of them with its reason."""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayasr.errors import DataError
+from rayasr.storage import read_bytes, write_atomic
+
+SPLITS = ("train", "dev", "test")
+"""The splits rayasr itself trains, validates and tests on; a corpus may have others."""
+
+ARCHIVE_SEPARATOR = "::"
+"""Between an archive and the path inside it: `wav/S0002.tar.gz::train/S0002/x.wav`."""
+
+REJECT_REASONS = (
+    "missing_audio",
+    "missing_text",
+    "duplicate_key",
+    "empty_text",
+    "unknown_unit",
+    "unreadable",
+    "empty_audio",
+    "truncated",
+    "not_finite",
+    "silent",
+    "too_short",
+    "too_long",
+    "too_few_frames",
+    "bad_segment",
+    "command_in_wav_scp",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording, or a segment of one, with what is said in it."""
+
+    key: str
+    audio: str
+    """Path relative to the corpus folder, or absolute; `ARCHIVE::MEMBER` inside an archive."""
+    text: str
+    """As the corpus has it, not normalised."""
+    speaker: str
+    split: str
+    corpus: int = 0
+    """Index into Manifest.roots."""
+    start_s: float = 0.0
+    end_s: float | None = None
+    """End of the segment in seconds; None: the end of the file."""
+    size: int = 0
+    """Bytes of the audio file; 0 where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """One utterance left out, and why."""
+
+    key: str
+    split: str
+    audio: str
+    reason: str
+    """One of REJECT_REASONS."""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What one or several corpora hold."""
+
+    roots: tuple[str, ...]
+    """Absolute folders, one per corpus."""
+    utterances: tuple[Utterance, ...]
+    rejects: tuple[Reject, ...] = ()
+
+    def audio_path(self, utterance: Utterance) -> str:
+        """Where the audio of an utterance is, absolute."""
+        return str(Path(self.roots[utterance.corpus], utterance.audio))
+
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits that have utterances, the usual three first."""
+        there = {utterance.split for utterance in self.utterances}
+        known = [split for split in SPLITS if split in there]
+        return (*known, *sorted(there.difference(SPLITS)))
+
+
+def check_manifest(manifest: Manifest) -> Manifest:
+    """Move duplicate keys, and empty text in train and dev, to the rejects.
+
+    Of several utterances with one key the first stays, within a corpus and over corpora. Other
+    splits keep empty text: nothing leaves the denominator of a test.
+    """
+    first: dict[str, Utterance] = {}
+    kept: list[Utterance] = []
+    rejects = list(manifest.rejects)
+    for utterance in manifest.utterances:
+        earlier = first.setdefault(utterance.key, utterance)
+        if earlier is not utterance:
+            detail = f"{manifest.audio_path(earlier)} in {earlier.split} has this key too"
+            rejects.append(reject(utterance, "duplicate_key", detail))
+        elif utterance.split in ("train", "dev") and not utterance.text.strip():
+            rejects.append(reject(utterance, "empty_text"))
+        else:
+            kept.append(utterance)
+    return Manifest(manifest.roots, tuple(kept), tuple(rejects))
+
+
+def reject(utterance: Utterance, reason: str, detail: str = "") -> Reject:
+    """The reject that takes the place of an utterance."""
+    return Reject(utterance.key, utterance.split, utterance.audio, reason, detail)
+
+
+def write_manifest(path: str | Path, manifest: Manifest) -> None:
+    """Write a manifest as one Parquet file, atomically; raises DataError."""
+    table = _table(manifest.utterances, Utterance)
+    metadata = {
+        "roots": json.dumps(manifest.roots),
+        "rejects": json.dumps([_row(item) for item in manifest.rejects], ensure_ascii=False),
+    }
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(metadata), sink)
+    write_atomic(path, sink.getvalue())
+
+
+def read_manifest(path: str | Path) -> Manifest:
+    """Read a manifest back; raises DataError where it is missing or damaged."""
+    try:
+        table = pq.read_table(io.BytesIO(read_bytes(path)))
+        metadata = table.schema.metadata or {}
+        return Manifest(
+            tuple(json.loads(metadata[b"roots"])),
+            tuple(Utterance(**row) for row in table.to_pylist()),
+            tuple(Reject(**row) for row in json.loads(metadata[b"rejects"])),
+        )
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} is damaged ({error}); make it again") from error
+
+
+def _table(items: Iterable[Utterance], kind: type[Utterance]) -> pa.Table:
+    types: dict[Any, pa.DataType] = {
+        str: pa.string(),
+        int: pa.int64(),
+        float: pa.float64(),
+        float | None: pa.float64(),
+    }
+    schema = pa.schema([(field.name, types[field.type]) for field in fields(kind)])
+    return pa.Table.from_pylist([_row(item) for item in items], schema=schema)
+
+
+def _row(item: Utterance | Reject) -> dict[str, Any]:
+    return {field.name: getattr(item, field.name) for field in fields(item)}
