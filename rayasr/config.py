@@ -7,9 +7,9 @@ One class per section. The docstring under a field is its documentation: the ref
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -414,7 +414,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of sections, found {type(values).__name__}")
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return parse_recipe(values, source=str(path))
 
 
@@ -450,16 +450,19 @@ def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
         hint = f"; did you mean '{'.'.join([*parents, near[0]])}'?" if near else ""
         return f"{source}: unknown key '{where}'{hint}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{source}: {where + ': ' if where else ''}{message} (found {problem['input']!r})"[:600]
+    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
+    return f"{source}: {where + ': ' if where else ''}{message}{found}"[:600]
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key in place; `--set train.epochs=3`."""
+def apply_override(
+    values: dict[str, Any], override: str, parse: Callable[[str], Any] = yaml.safe_load
+) -> None:
+    """Set one dotted key in place; `--set train.epochs=3`; raises ConfigError."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set needs key=value, found '{override}'")
     try:
-        value = yaml.safe_load(text)
+        value = parse(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {key}: {text!r} is not valid YAML: {error}") from error
     *parents, last = key.strip().split(".")
@@ -475,13 +478,16 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _field_names(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
     """Names of the fields of the section that `parents` leads to; [] where it leads nowhere."""
-    for parent in parents:
+    rest = iter(parents)
+    for parent in rest:
+        if parent.isdigit():
+            continue
         field = model.model_fields.get(parent)
         inner = section_of(field.annotation) if field else None
-        if inner is None:
-            if parent.isdigit():
-                continue
+        if field is None or inner is None:
             return []
+        if get_origin(field.annotation) is dict:
+            next(rest, None)  # the section's key in a mapping of sections
         model = inner
     return list(model.model_fields)
 
