@@ -1,0 +1,237 @@
+"""CTC search: greedy, and a prefix beam search with WeNet's n-best, scores and times.
+
+Prefix search is plain Python over the best units of each frame, which leave torch once per
+utterance. It is exact: what the pruning leaves out could not have been kept (see `_advance`).
+"""
+
+from dataclasses import dataclass
+from math import exp, inf, log
+from typing import Any
+
+from torch import Tensor
+
+BLANK = 0
+_NEGLIGIBLE = -37.0  # 1 + exp(x) == 1 in float64 below this, so the sum of two is the larger one
+
+
+@dataclass(frozen=True, slots=True)
+class CtcHypothesis:
+    """Units, their log-probability and, for each, the last frame of its run (encoder frames)."""
+
+    units: tuple[int, ...]
+    score: float
+    times: tuple[int, ...]
+
+
+def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[CtcHypothesis]:
+    """The best unit of every frame, repeats and blanks removed.
+
+    `log_probs` (B, T, V) and `lengths` (B,); the score is that of the one best path.
+    """
+    best, units = log_probs.detach().max(dim=2)  # (B, T)
+    hypotheses = []
+    for path, scores, length in zip(
+        units.tolist(), best.double().cpu(), lengths.tolist(), strict=True
+    ):
+        path = [*path[:length], BLANK]
+        ends = [t for t in range(length) if path[t] != BLANK and path[t + 1] != path[t]]
+        kept = tuple(path[t] for t in ends)
+        hypotheses.append(CtcHypothesis(kept, float(scores[:length].sum()), tuple(ends)))
+    return hypotheses
+
+
+def ctc_prefix_beam(
+    log_probs: Tensor, lengths: Tensor, beam_size: int
+) -> list[list[CtcHypothesis]]:
+    """The `beam_size` best prefixes of each utterance, best first, found frame by frame.
+
+    `log_probs` (B, T, V), `lengths` (B,). In each frame only the `beam_size` best units are looked
+    at, as in WeNet; a beam larger than the vocabulary takes all of it.
+    """
+    top = log_probs.detach().topk(min(beam_size, log_probs.shape[2]), dim=2)  # (B, T, k)
+    values, units = top.values.cpu(), top.indices.cpu()
+    return [
+        _search(units[i, :length].tolist(), values[i, :length].tolist(), beam_size)
+        for i, length in enumerate(lengths.tolist())
+    ]
+
+
+# A kept prefix is one tuple, because unpacking a tuple is the cheapest thing Python does:
+#   (total, order, blank, unit, best_blank, best_unit, times_blank, times_unit, node, last, parent)
+# total        log-probability of the prefix, log(exp(blank) + exp(unit))
+# order        minus the position at which WeNet would have created it: decides between equal totals
+# blank, unit  log-probability of the paths that end in blank, and in the prefix's last unit
+# best_*       the same for the single best path, which times_* belong to (Viterbi)
+# times_*      linked (earlier times, frame), shared between prefixes; () before the first unit
+# node         number of the prefix in the trie; last: its last unit; parent: node without `last`
+_Prefix = tuple[float, int, float, float, float, float, Any, Any, int, int, int]
+
+
+def _search(
+    units: list[list[int]], values: list[list[float]], beam_size: int
+) -> list[CtcHypothesis]:
+    """Search one utterance; `units` and `values` are (T, k), best first in each frame."""
+    trie: dict[tuple[int, int], int] = {}  # (node, unit) -> node of the longer prefix
+    # WeNet starts the best path that ends in a unit at 0 too, which decides between equal paths.
+    beam: list[_Prefix] = [(0.0, 0, 0.0, -inf, 0.0, 0.0, (), (), 0, -1, -1)]
+    for frame, (frame_units, frame_values) in enumerate(zip(units, values, strict=True)):
+        beam = _advance(beam, frame, frame_units, frame_values, beam_size, trie)
+    labels = {node: (parent, unit) for (parent, unit), node in trie.items()}
+    hypotheses = []
+    for total, _, _, _, best_blank, best_unit, times_blank, times_unit, node, _, _ in beam:
+        times = times_blank if best_blank > best_unit else times_unit
+        hypotheses.append(CtcHypothesis(_spell(node, labels), total, _unroll(times)))
+    return hypotheses
+
+
+def _advance(
+    beam: list[_Prefix],
+    frame: int,
+    units: list[int],
+    values: list[float],
+    beam_size: int,
+    trie: dict[tuple[int, int], int],
+) -> list[_Prefix]:
+    """The beam after one more frame.
+
+    A kept prefix stays by a blank or by its last unit once more. Only a prefix whose parent is kept
+    too can also be reached by an extension, so that is added to its stay, and all other extensions
+    are new prefixes. With every stay known, an extension below the worst of them cannot be kept
+    where the stays alone fill the beam: extensions are tried by falling unit and falling prefix
+    until there.
+    """
+    kept, worst = _stays(beam, frame, units, values, beam_size)
+    best_total = beam[0][0]
+    nodes: set[int] = set()
+    for rank, unit in enumerate(units):
+        value = values[rank]
+        if best_total + value < worst:
+            break
+        if unit == BLANK:
+            continue
+        nodes = nodes or {prefix[8] for prefix in beam}
+        for place, prefix in enumerate(beam, rank * beam_size):
+            total, _, blank, _, best_blank, best_unit, times_blank, times_unit, node, last, _ = (
+                prefix
+            )
+            score, best, times, order = total + value, best_unit, times_unit, -2 * place
+            if score < worst:
+                break
+            if unit == last:  # only after a blank is the same unit a new one
+                score, best, times, order = blank + value, best_blank, times_blank, order - 1
+                if score < worst:
+                    continue
+            elif best_blank > best_unit:
+                best, times = best_blank, times_blank
+            child = trie.setdefault((node, unit), len(trie) + 1)
+            if child not in nodes:  # else it is part of that prefix's stay
+                best += value
+                times = (times, frame) if best > -inf else ()
+                kept.append((score, order, -inf, score, -inf, best, (), times, child, unit, node))
+        if len(kept) > 2 * beam_size:
+            kept.sort(reverse=True)
+            del kept[beam_size:]
+            worst = kept[-1][0]
+    kept.sort(reverse=True)
+    return kept[:beam_size]
+
+
+def _stays(
+    beam: list[_Prefix], frame: int, units: list[int], values: list[float], beam_size: int
+) -> tuple[list[_Prefix], float]:
+    """The prefixes that blank or their last unit, if among this frame's best, leaves as they are.
+
+    Includes what an extension of a kept parent by that last unit adds. Also returns the worst
+    total, or -inf where the beam has room for more. Written out in one piece: this runs for each
+    prefix in each frame, and calls would double its cost.
+    """
+    value_of = dict(zip(units, values))  # noqa: B905  # strict= costs a tenth of this search
+    blank_value = value_of.get(BLANK, -inf)
+    blank_first, blank_stays = units[0] == BLANK, BLANK in value_of
+    places = {prefix[8]: place for place, prefix in enumerate(beam)}
+    stays: list[_Prefix] = []
+    worst = inf
+    for place, prefix in enumerate(beam):
+        total, _, _, unit, best_blank, best, ends_blank, ends, node, last, parent = prefix
+        if best_blank <= best:
+            best_blank, ends_blank = best, ends
+        value = value_of.get(last)
+        above = -1
+        if value is not None:
+            unit += value
+            best += value
+            ends = (ends[0], frame) if best > -inf else ()
+            above = places.get(parent, -1)
+            if above >= 0:  # the parent too comes here, by one more unit
+                score, _, blank, _, path, other, times, other_times, _, parent_last, _ = beam[above]
+                if parent_last == last:
+                    score = blank
+                elif path <= other:
+                    path, times = other, other_times
+                score += value
+                path += value
+                if score > unit:
+                    score, unit = unit, score
+                if score - unit > _NEGLIGIBLE:
+                    unit += log(1.0 + exp(score - unit))
+                if path > best:
+                    best, ends = path, (times, frame)
+                elif above < place and path > -inf:
+                    # As in WeNet, the times of a parent ranked before the prefix stand.
+                    ends = (times, frame)
+        elif blank_stays:
+            unit, best, ends = -inf, -inf, ()
+        else:
+            continue
+        blank = total + blank_value
+        total, low = (blank, unit) if blank > unit else (unit, blank)
+        if low - total > _NEGLIGIBLE:  # false where both are -inf: their difference is nan
+            total += log(1.0 + exp(low - total))
+        if total < worst:
+            worst = total
+        order = -2 * place
+        if not blank_first:
+            order = _order(place, beam_size, units, last, above, beam)
+        best_blank += blank_value
+        stays.append(
+            (total, order, blank, unit, best_blank, best, ends_blank, ends, node, last, parent)
+        )
+    return stays, worst if len(stays) >= beam_size else -inf
+
+
+def _order(
+    place: int,
+    beam_size: int,
+    units: list[int],
+    last: int,
+    parent_place: int,
+    beam: list[_Prefix],
+) -> int:
+    """Minus the position at which WeNet would first have come to this stay in this frame."""
+    positions = []
+    if BLANK in units:
+        positions.append(2 * (units.index(BLANK) * beam_size + place))
+    if last in units:
+        first = units.index(last) * beam_size
+        positions.append(2 * (first + place))
+        if parent_place >= 0:  # a repeated unit comes after the stay of its parent
+            positions.append(2 * (first + parent_place) + (beam[parent_place][9] == last))
+    return -min(positions)
+
+
+def _spell(node: int, labels: dict[int, tuple[int, int]]) -> tuple[int, ...]:
+    """Units of a trie node, first to last."""
+    units: list[int] = []
+    while node:
+        node, unit = labels[node]
+        units.append(unit)
+    return tuple(reversed(units))
+
+
+def _unroll(times: Any) -> tuple[int, ...]:
+    """The frames of a linked list, first to last."""
+    frames: list[int] = []
+    while times:
+        times, frame = times
+        frames.append(frame)
+    return tuple(reversed(frames))
