@@ -50,9 +50,7 @@ class LocalBackend:
         for name, folder in plan.channels.items():
             _check_folder(name, Path(folder), plan.job.channels[name].access)
         address = self._environment.get("RAY_ADDRESS")
-        notes(
-            f"{plan.job.name}: on {f'the Ray cluster {address}' if address else 'this machine'}"
-        )
+        notes(f"{plan.job.name}: on {f'the Ray cluster {address}' if address else 'this machine'}")
         code = self._run(plan)
         if code < 0:
             name = signal.Signals(-code).name
