@@ -10,6 +10,7 @@ The plan is a pure function of (lengths, recipe, epoch). It never sees the numbe
 """
 
 import heapq
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -93,18 +94,19 @@ class BatchPlan:
         self._batch = recipe.batch
         self._stringing = recipe.augment.stringing
         self._epochs = recipe.train.epochs
+        self._lock = threading.Lock()  # the loader's thread and the trainer both ask
         self._planned: dict[int, list[Step]] = {}
         self._counted: dict[int, int] = {}
 
     def epoch(self, epoch: int) -> list[Step]:
         """The steps of an epoch, in order; each item is in exactly one of them."""
-        if epoch not in self._planned:
-            steps = self._plan(epoch)
-            while len(self._planned) > 1:  # this epoch and the next one are all a run needs
-                del self._planned[min(self._planned)]
-            self._planned[epoch] = steps
-            self._counted[epoch] = len(steps)
-        return self._planned[epoch]
+        with self._lock:
+            if epoch not in self._planned:
+                while len(self._planned) > 1:  # this epoch and the next are all a run needs
+                    del self._planned[min(self._planned)]
+                self._planned[epoch] = self._plan(epoch)
+                self._counted[epoch] = len(self._planned[epoch])
+            return self._planned[epoch]
 
     def steps_per_epoch(self, epoch: int) -> int:
         """How many steps an epoch has, without building them."""

@@ -35,7 +35,8 @@ def integers(
     """Whole numbers from `low` to `high`, both included; `low` where `high` is smaller."""
     first, last = np.asarray(low, np.int64), np.asarray(high, np.int64)
     draw = uniform(seed, purpose, *counters) * np.maximum(last - first + 1, 1)
-    return first + draw.astype(np.int64)
+    drawn: NDArray[np.int64] = first + draw.astype(np.int64)
+    return drawn
 
 
 def torch_seed(seed: int, purpose: str, *counters: int) -> int:
