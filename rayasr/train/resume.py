@@ -1,0 +1,157 @@
+"""Where a run goes on from, and whether the recipe still is the one it was trained with."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rayasr import storage
+from rayasr.checkpoint import (
+    CHECKPOINT_FILES,
+    CHECKPOINT_NAME,
+    MANIFEST_FILE,
+    Checkpoint,
+    checkpoint_folders,
+    latest_checkpoint,
+    open_checkpoint,
+)
+from rayasr.config import Recipe
+from rayasr.errors import CheckpointError
+from rayasr.train.checkpoint_writer import fetch_from_mirror
+
+_SECTIONS = ("seed", "text", "units", "features", "augment", "batch", "model", "optim", "train")
+_FREE = (
+    "train.log_every_steps",
+    "train.validate_every_epochs",
+    "train.validate_every_steps",
+    "train.max_nonfinite_steps",
+    "train.autocheck",
+    "train.threads_per_worker",
+    "train.precision",
+    "train.compile",
+    "units.file",
+)
+"""Settings that may change between two parts of one training: none moves a step."""
+
+
+def prepare_resume(
+    recipe: Recipe, run: str | Path, resume: str, notes: Callable[[str], None]
+) -> None:
+    """Make the newest checkpoint of RUN the one that `--resume auto|never|PATH` asks for.
+
+    Raises CheckpointError for a PATH that is no checkpoint and for another recipe's checkpoint.
+    """
+    folder = Path(run)
+    if resume == "never":
+        if checkpoint_folders(folder):
+            notes(f"--resume never: earlier checkpoints of {folder} are removed")
+        for name in ("checkpoints", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "metrics.jsonl").unlink(missing_ok=True)
+    elif resume != "auto":
+        _take(resume, folder, notes)
+    elif recipe.checkpoint.mirror is not None and not checkpoint_folders(folder):
+        fetch_from_mirror(recipe.checkpoint.mirror, folder, notes)
+    find_start(recipe, folder, notes)
+
+
+def find_start(recipe: Recipe, run: str | Path, notes: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint, None for a fresh start; raises CheckpointError."""
+    checkpoint = latest_checkpoint(run, notes)
+    if checkpoint is None:
+        if checkpoint_folders(run):
+            raise CheckpointError(
+                f"no checkpoint of {run} is whole; start over with --resume never, or give "
+                "--resume the folder of a copy"
+            )
+        return None
+    check_same_training(recipe, checkpoint)
+    return checkpoint
+
+
+def check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError naming the settings that differ from those it was trained with."""
+    saved = checkpoint.state.get("recipe", {})
+    different = differing_settings(saved, recipe.model_dump(mode="json"))
+    if different:
+        listed = "; ".join(f"{key} {old!r} there, {new!r} here" for key, old, new in different[:4])
+        more = f" and {len(different) - 4} more" if len(different) > 4 else ""
+        raise CheckpointError(
+            f"{checkpoint.path} was trained with another recipe ({listed}{more}); use the same "
+            "recipe, another --out, or --resume never to start over"
+        )
+
+
+def differing_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(key, saved, now) of every setting that would move the training steps."""
+    free = set(_FREE)
+    if now["batch"]["max_padded_frames"] == "auto":
+        free.add("batch.max_padded_frames")  # the run goes on with what was found for it
+    if _length_does_not_matter(now):
+        free.add("train.epochs")
+    old, new = _flatten(saved), _flatten(now)
+    return [
+        (key, old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if key not in free and old.get(key) != new.get(key)
+    ]
+
+
+def resolve(recipe: Recipe, checkpoint: Checkpoint | None) -> Recipe:
+    """The recipe with the micro-batch size that this run found for `auto`."""
+    if checkpoint is None or recipe.batch.max_padded_frames != "auto":
+        return recipe
+    frames = checkpoint.state["recipe"]["batch"]["max_padded_frames"]
+    return with_max_padded_frames(recipe, frames)
+
+
+def with_max_padded_frames(recipe: Recipe, frames: int) -> Recipe:
+    """The recipe with another bound for micro-batches."""
+    batch = recipe.batch.model_copy(update={"max_padded_frames": frames})
+    return recipe.model_copy(update={"batch": batch})
+
+
+def _take(resume: str, run: Path, notes: Callable[[str], None]) -> None:
+    """Make a checkpoint given by its path the newest of the run."""
+    if storage.is_remote(resume):
+        name = resume.rstrip("/").rpartition("/")[2]
+        if not CHECKPOINT_NAME.fullmatch(name):
+            raise CheckpointError(f"{resume} does not end in step-…, as a checkpoint's folder does")
+        source = run / "checkpoints" / name
+        source.mkdir(parents=True, exist_ok=True)
+        for file in (*CHECKPOINT_FILES, MANIFEST_FILE):
+            storage.copy_file(storage.join(resume, file), source / file)
+        resume = str(source)
+    chosen = open_checkpoint(resume)
+    for path in checkpoint_folders(run):
+        if path.resolve() != chosen.path.resolve() and (
+            path.name >= chosen.path.name or chosen.path.parent.resolve() != path.parent.resolve()
+        ):
+            notes(f"--resume {resume}: {path.name} of {run} is removed")
+            shutil.rmtree(path)
+    target = run / "checkpoints" / chosen.path.name
+    if target.resolve() != chosen.path.resolve():
+        shutil.copytree(chosen.path, target)
+
+
+def _length_does_not_matter(now: dict[str, Any]) -> bool:
+    """Whether no step depends on the number of epochs: more of them may then be asked for."""
+    warmup = now["optim"]["schedule"] == "warmup" and now["optim"]["warmup_steps"] is not None
+    return bool(warmup and not now["augment"]["stringing"]["fraction"])
+
+
+def _flatten(values: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys of the sections that training depends on, and the weights of the corpora."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}", inner)
+        else:
+            flat[prefix] = value
+
+    for section in _SECTIONS:
+        walk(section, values.get(section))
+    flat["corpora.weight"] = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
+    return flat

@@ -1,0 +1,154 @@
+"""Everything a training needs before its first step: store, model, optimizer, loader, trial."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rayasr import storage
+from rayasr.checkpoint import Checkpoint, cmvn_tensors
+from rayasr.config import Recipe, dump_recipe
+from rayasr.data.loader import Loader
+from rayasr.data.store import Store
+from rayasr.errors import ConfigError, DataError
+from rayasr.model.u2 import build_model
+from rayasr.train.reporter import Reporter, StartClock
+from rayasr.train.resume import find_start, resolve, with_max_padded_frames
+from rayasr.train.state import TrainState, build_state, load_state
+from rayasr.train.trial import check_kernels, find_max_padded_frames, try_batches
+from rayasr.train.world import World
+
+
+@dataclass
+class Setup:
+    """What `fit` works with."""
+
+    recipe: Recipe
+    store: Store
+    state: TrainState
+    loader: Loader
+    total_steps: int
+    num_parameters: int
+    train_hours: float
+    has_dev: bool
+
+
+def check_workers(recipe: Recipe, workers: int) -> None:
+    """Raises ConfigError where so many workers cannot train this recipe."""
+    if workers > recipe.batch.micro_batches:
+        raise ConfigError(
+            f"{workers} workers share {recipe.batch.micro_batches} micro-batch(es) of a step; "
+            f"set batch.micro_batches to {workers} or more, or use fewer --workers"
+        )
+    if recipe.model.encoder.convolution_norm == "batch_norm" and workers > 1:
+        raise ConfigError(
+            "batch_norm statistics would depend on the number of workers; train with one worker, "
+            "or set model.encoder.convolution_norm to layer_norm"
+        )
+
+
+def set_up(
+    recipe: Recipe,
+    store_path: str | Path,
+    run: Path,
+    world: World,
+    reporter: Reporter,
+    clock: StartClock,
+) -> Setup:
+    """Load, build, resume and try; raises ConfigError, DataError, CheckpointError, TrainingError.
+
+    Only rank 0 reads a checkpoint and says what it does.
+    """
+    check_workers(recipe, world.size)
+    check_kernels(world.device)
+    torch.set_num_threads(recipe.train.threads_per_worker)
+    say = reporter.note if world.is_first else (lambda _: None)
+    found = find_start(recipe, run, say) if world.is_first else None
+    checkpoint: Checkpoint | None = world.share(found)
+    recipe = resolve(recipe, checkpoint)
+    store = Store.open(store_path)
+    store.check_recipe(recipe)
+    clock.mark("store")
+    state = _build(recipe, store, world)
+    load_state(state, checkpoint, world)
+    clock.mark("model")
+    if recipe.batch.max_padded_frames == "auto":
+        longest = int(store.split("train").frames.max())
+        frames = min(world.gather(find_max_padded_frames(state, recipe, world, longest, say)))
+        recipe = with_max_padded_frames(recipe, frames)
+    setup = _with_loader(recipe, store, state, world)
+    if world.is_first:
+        _keep_inputs(run, setup)
+        _say_start(setup, checkpoint, say)
+    clock.mark("plan")
+    if recipe.train.autocheck:
+        first = next(iter(setup.loader.validation("dev")), None) if setup.has_dev else None
+        worst = setup.loader.probe()
+        # On a CPU memory hardly runs out, and each trial costs a step's time: one is enough.
+        worst = worst if world.device.type == "cuda" else worst[:1]
+        try_batches(state, first, worst, recipe, world)
+        clock.mark("trial batches")
+    return setup
+
+
+def _build(recipe: Recipe, store: Store, world: World) -> TrainState:
+    torch.manual_seed(recipe.seed)
+    model = build_model(
+        recipe.model,
+        num_mel_bins=recipe.features.num_mel_bins,
+        vocab_size=store.tokenizer.vocab_size,
+        sos_eos_id=store.tokenizer.sos_eos_id,
+        cmvn=cmvn_tensors(store.cmvn),
+    )
+    state = build_state(model, recipe, world)
+    if recipe.train.compile:
+        model.encoder.compile(dynamic=True)
+    return state
+
+
+def _with_loader(recipe: Recipe, store: Store, state: TrainState, world: World) -> Setup:
+    train = store.split("train")
+    if not len(train.keys):
+        raise DataError("the store has no training utterances; prepare it from another corpus")
+    loader = Loader(
+        store,
+        recipe,
+        rank=world.rank,
+        world_size=world.size,
+        pin_memory=world.device.type == "cuda",
+    )
+    return Setup(
+        recipe=recipe,
+        store=store,
+        state=state,
+        loader=loader,
+        total_steps=loader.plan.total_steps(recipe.train.epochs),
+        num_parameters=sum(p.numel() for p in state.model.parameters()),
+        train_hours=float(train.seconds.sum()) / 3600,
+        has_dev="dev" in store.info["splits"] and len(store.split("dev").keys) > 0,
+    )
+
+
+def _keep_inputs(run: Path, setup: Setup) -> None:
+    """What averaging needs when the store is elsewhere; and the recipe as it is trained."""
+    storage.make_folder(run)
+    setup.store.tokenizer.save(run)
+    storage.write_json(run / "cmvn.json", setup.store.cmvn.to_json())
+    storage.write_atomic(run / "recipe.yaml", dump_recipe(setup.recipe))
+
+
+def _say_start(setup: Setup, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> None:
+    epochs = setup.recipe.train.epochs
+    say(
+        f"{setup.num_parameters / 1e6:.2f} M parameters, {setup.train_hours:.2f} h of training "
+        f"speech, {setup.total_steps} steps in {epochs} epochs"
+    )
+    if not setup.has_dev:
+        say("the store has no dev split: nothing is validated, the newest checkpoints are averaged")
+    if checkpoint is not None:
+        at = setup.state.position
+        say(
+            f"going on from {checkpoint.path}: weights, optimizer moments, learning rate, epoch "
+            f"{at.epoch + 1}, step {at.epoch_step} of it, {at.step} of {setup.total_steps} in all"
+        )
