@@ -1,4 +1,4 @@
-"""Text as training and scoring see it: one normalisation, and the units that errors are counted in."""
+"""Text as training and scoring see it: one normalisation, and the units that errors count."""
 
 import functools
 import re
