@@ -13,6 +13,7 @@ import heapq
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,13 +164,9 @@ class BatchPlan:
         order = self._order(epoch, items)
         groups, starts = self._cut(items.frames[order], items.units[order])
         rows = _rows(items, order)
-        batches = [
-            tuple(rows[start:end])
-            for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)
-        ]
         pieces: dict[int, list[tuple[Item, ...]]] = {}  # group -> its micro-batches
-        for start, batch in zip(starts, batches, strict=True):
-            pieces.setdefault(int(groups[start]), []).append(batch)
+        for start, end in pairwise([*starts.tolist(), len(rows)]):
+            pieces.setdefault(int(groups[start]), []).append(tuple(rows[start:end]))
         shuffled = np.argsort(
             keyed.uniform(self._seed, "steps", epoch, np.arange(len(pieces))), kind="stable"
         ).tolist()
