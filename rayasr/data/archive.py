@@ -44,7 +44,8 @@ class _Archive:
         self.kept_bytes = 0
         self._path = path
         self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._rewind()
+        self._tar = self._open()
+        self._passed_any = False
 
     def read(self, member: str) -> bytes:
         """Bytes of a member; raises DataError where there is none of that name."""
@@ -54,7 +55,8 @@ class _Archive:
         if self._passed_any and (content := self._advance_to(name)) is not None:
             return content
         if self._passed_any:
-            self._rewind()
+            self._tar.close()
+            self._tar = self._open()
         content = self._advance_to(name)
         if content is None:
             raise DataError(f"{self._path} has no member {member}; check the corpus")
@@ -65,16 +67,12 @@ class _Archive:
         self._tar.close()
         self._kept.clear()
 
-    def _rewind(self) -> None:
-        if getattr(self, "_tar", None) is not None:
-            self._tar.close()
-        self._tar = tarfile.open(self._path, "r|*")  # noqa: SIM115: stays open over calls
-        self._passed_any = False
+    def _open(self) -> tarfile.TarFile:
+        return tarfile.open(self._path, "r|*")
 
     def _advance_to(self, name: str) -> bytes | None:
         for info in self._tar:
             self._passed_any = True
-            self._tar.members = []  # tarfile would remember every header it passes
             if not info.isfile():
                 continue
             file = self._tar.extractfile(info)

@@ -1,0 +1,272 @@
+"""Log mel filter banks as Kaldi and torchaudio compute them, in few passes over the samples.
+
+Kaldi takes each window's mean out, pre-emphasises inside the window and weights it. All three are
+linear, so pre-emphasis is done once on the whole recording and the mean is taken out of the
+emphasised window: (x - m)[n] - a (x - m)[n-1] = (x[n] - a x[n-1]) - (1 - a) m.
+"""
+
+import functools
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayasr.config import FeatureConfig
+from rayasr.errors import ConfigError
+
+PREEMPHASIS = 0.97
+INT16_SCALE = 32768.0
+ENERGY_FLOOR = float(np.finfo(np.float32).eps)
+"""Least mel energy at int16 scale, before the logarithm."""
+
+_MEL_GROUP = 16
+"""Mel bins multiplied at a time: each group reads only the part of the spectrum it covers."""
+
+
+def window_samples(config: FeatureConfig) -> tuple[int, int]:
+    """Length and distance of windows in samples, rounded down as Kaldi does."""
+    rate = config.sample_rate
+    return int(rate * config.frame_length_ms * 0.001), int(rate * config.frame_shift_ms * 0.001)
+
+
+@overload
+def num_frames(num_samples: int, config: FeatureConfig) -> int: ...
+@overload
+def num_frames(
+    num_samples: np.ndarray[Any, Any], config: FeatureConfig
+) -> np.ndarray[Any, Any]: ...
+def num_frames(
+    num_samples: int | np.ndarray[Any, Any], config: FeatureConfig
+) -> int | np.ndarray[Any, Any]:
+    """How many frames `Fbank` makes of so many samples (an int or an int64 array)."""
+    length, shift = window_samples(config)
+    if not config.snip_edges:
+        return (num_samples + shift // 2) // shift
+    if isinstance(num_samples, np.ndarray):
+        return np.maximum(0, 1 + (num_samples - length) // shift)
+    return max(0, 1 + (int(num_samples) - length) // shift)
+
+
+class Fbank:
+    """Samples to log mel energies by one recipe; raises ConfigError for a bank that cannot be.
+
+    The constants follow the samples to their device. Not for use by several threads at once.
+    """
+
+    def __init__(self, config: FeatureConfig) -> None:
+        self.config = config
+        self.length, self.shift = window_samples(config)
+        _check(config, self.length, self.shift)
+        self._constants: dict[torch.device, _Constants] = {}
+        if config.backend == "torchaudio":
+            load_torchaudio_kaldi()
+
+    def __call__(
+        self, samples: Tensor, *, dither: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Float32 (N,) in [-1, 1] to float32 (frames, mel): int16 scale, natural logarithm.
+
+        `dither` is the deviation of the Gaussian noise added to each sample, at int16 scale;
+        `generator` (of the samples' device) makes it repeatable. Too short a recording has
+        0 frames.
+        """
+        return self.batch([samples], dither=dither, generator=generator)[0]
+
+    def batch(
+        self,
+        samples: Sequence[Tensor],
+        *,
+        dither: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """The same for several recordings of one device, their windows in one transform."""
+        waves = [_dithered(wave, dither, generator) for wave in samples]
+        counts = [num_frames(wave.shape[-1], self.config) for wave in waves]
+        if self.config.backend == "torchaudio":
+            pairs = zip(waves, counts, strict=True)
+            return [self._by_torchaudio(wave, count) for wave, count in pairs]
+        if not waves:
+            return []
+        constants = self._constants_on(waves[0].device)
+        windows = waves[0].new_empty(sum(counts), constants.padded_length)
+        windows[:, self.length :] = 0.0
+        row = 0
+        for wave, count in zip(waves, counts, strict=True):
+            if count:
+                self._write_windows(wave, windows[row : row + count, : self.length], constants)
+            row += count
+        return list(torch.split(_log_mel(windows, constants), counts))
+
+    def _write_windows(self, wave: Tensor, out: Tensor, constants: "_Constants") -> None:
+        """Weighted windows (frames, length) of one recording, mean out and pre-emphasised."""
+        if not self.config.snip_edges:
+            wave = _reflected(wave, self.length, self.shift, len(out))
+        wave = wave.contiguous()
+        emphasised = torch.empty_like(wave)
+        emphasised[0] = 0.0
+        torch.sub(wave[1:], wave[:-1], alpha=PREEMPHASIS, out=emphasised[1:])
+        shape, strides = out.shape, (self.shift, 1)
+        plain = wave.as_strided(shape, strides)
+        means = plain.mean(1, keepdim=True).mul_(1.0 - PREEMPHASIS)
+        torch.sub(emphasised.as_strided(shape, strides), means, out=out)
+        # a window's first sample has none before it: Kaldi takes it for its own predecessor
+        out[:, :1] = plain[:, :1] * (1.0 - PREEMPHASIS) - means
+        out.mul_(constants.window)
+
+    def _constants_on(self, device: torch.device) -> "_Constants":
+        if device not in self._constants:
+            self._constants[device] = _make_constants(self.config, self.length, device)
+        return self._constants[device]
+
+    def _by_torchaudio(self, wave: Tensor, count: int) -> Tensor:
+        if count == 0:
+            return wave.new_empty(0, self.config.num_mel_bins)
+        features: Tensor = load_torchaudio_kaldi().fbank(
+            (wave * INT16_SCALE).unsqueeze(0),
+            num_mel_bins=self.config.num_mel_bins,
+            frame_length=self.config.frame_length_ms,
+            frame_shift=self.config.frame_shift_ms,
+            sample_frequency=float(self.config.sample_rate),
+            low_freq=self.config.low_freq,
+            high_freq=self.config.high_freq,
+            snip_edges=self.config.snip_edges,
+            window_type=self.config.window,
+            energy_floor=0.0,
+            dither=0.0,
+        )
+        return features
+
+
+def mel_banks(config: FeatureConfig, padded_length: int) -> Tensor:
+    """Triangular filters on the mel axis: float64 (mel, padded_length / 2 + 1); raises nothing."""
+    low, high = _edges(config)
+    low_mel, high_mel = _mel(torch.tensor([low, high], dtype=torch.float64)).tolist()
+    delta = (high_mel - low_mel) / (config.num_mel_bins + 1)
+    left = low_mel + delta * torch.arange(config.num_mel_bins, dtype=torch.float64)[:, None]
+    bins = torch.arange(padded_length // 2, dtype=torch.float64)
+    mel = _mel(bins * (config.sample_rate / padded_length))
+    up = (mel - left) / delta
+    down = (left + 2.0 * delta - mel) / delta
+    banks = torch.minimum(up, down).clamp_(min=0.0)
+    return torch.nn.functional.pad(banks, (0, 1))  # Kaldi leaves the Nyquist bin out
+
+
+def analysis_window(config: FeatureConfig, length: int) -> Tensor:
+    """Povey's or Hamming's window, float64 (length,)."""
+    if config.window == "hamming":
+        return torch.hamming_window(length, periodic=False, dtype=torch.float64)
+    return torch.hann_window(length, periodic=False, dtype=torch.float64).pow(0.85)
+
+
+@functools.cache
+def load_torchaudio_kaldi() -> Any:
+    """torchaudio.compliance.kaldi, that one file; raises ConfigError where it is not installed.
+
+    Importing torchaudio itself loads a native library built for CUDA, which fails on other
+    machines, and this file does not need it.
+    """
+    spec = importlib.util.find_spec("torchaudio")
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            "features.backend: torchaudio is not installed; run pip install 'rayasr[torchaudio]' "
+            "or set features.backend=rayasr"
+        )
+    file = Path(spec.origin).parent / "compliance" / "kaldi.py"
+    kaldi_spec = importlib.util.spec_from_file_location("rayasr_torchaudio_kaldi", file)
+    if kaldi_spec is None or kaldi_spec.loader is None:
+        raise ConfigError(f"cannot load {file}; set features.backend=rayasr")
+    kaldi = importlib.util.module_from_spec(kaldi_spec)
+    before = sys.modules.get("torchaudio")
+    sys.modules["torchaudio"] = types.ModuleType("torchaudio")  # what the file imports
+    try:
+        kaldi_spec.loader.exec_module(kaldi)
+    except (ImportError, OSError) as error:
+        raise ConfigError(f"cannot load {file} ({error}); set features.backend=rayasr") from error
+    finally:
+        if before is None:
+            del sys.modules["torchaudio"]
+        else:
+            sys.modules["torchaudio"] = before
+    return kaldi
+
+
+class _Constants(NamedTuple):
+    """What does not depend on the samples, on one device."""
+
+    padded_length: int
+    window: Tensor  # (length,) float32, int16 scale included
+    groups: list[tuple[slice, slice, Tensor]]  # columns of the spectrum, mel bins, weights
+
+
+def _make_constants(config: FeatureConfig, length: int, device: torch.device) -> _Constants:
+    padded = 1 << (length - 1).bit_length()
+    banks = mel_banks(config, padded).float()
+    groups = []
+    for first in range(0, config.num_mel_bins, _MEL_GROUP):
+        rows = banks[first : first + _MEL_GROUP]
+        used = rows.sum(0).nonzero().flatten().tolist() or [0]
+        low, high = used[0], used[-1] + 1
+        # real and imaginary parts lie side by side, so each weight is there twice
+        weights = rows[:, low:high].repeat_interleave(2, dim=1).T.contiguous()
+        mel_bins = slice(first, first + len(rows))
+        groups.append((slice(2 * low, 2 * high), mel_bins, weights.to(device)))
+    window = (analysis_window(config, length) * INT16_SCALE).float().to(device)
+    return _Constants(padded, window, groups)
+
+
+def _log_mel(windows: Tensor, constants: _Constants) -> Tensor:
+    """Windows (rows, padded_length) to log mel energies (rows, mel)."""
+    spectrum = torch.view_as_real(torch.fft.rfft(windows)).flatten(1)  # (rows, 2 * bins)
+    power = spectrum.square_()
+    num_mel_bins = constants.groups[-1][1].stop
+    energies = windows.new_empty(len(windows), num_mel_bins)
+    for columns, mel_bins, weights in constants.groups:
+        torch.mm(power[:, columns], weights, out=energies[:, mel_bins])
+    return energies.clamp_(min=ENERGY_FLOOR).log_()
+
+
+def _dithered(wave: Tensor, dither: float, generator: torch.Generator | None) -> Tensor:
+    if dither == 0.0:
+        return wave
+    noise = torch.empty_like(wave).normal_(generator=generator)
+    return torch.add(wave, noise, alpha=dither / INT16_SCALE)
+
+
+def _reflected(wave: Tensor, length: int, shift: int, count: int) -> Tensor:
+    """Samples mirrored at both ends (…2 1 0 0 1 2…), so that windows are centred on the shifts."""
+    num_samples = len(wave)
+    first = shift // 2 - length // 2
+    index = torch.arange(first, first + (count - 1) * shift + length, device=wave.device)
+    index = index.remainder(2 * num_samples)
+    return wave[torch.minimum(index, 2 * num_samples - 1 - index)]
+
+
+def _check(config: FeatureConfig, length: int, shift: int) -> None:
+    low, high = _edges(config)
+    nyquist = config.sample_rate / 2
+    if not 0.0 <= low < high <= nyquist:
+        raise ConfigError(
+            f"features.low_freq {config.low_freq:g} and features.high_freq {config.high_freq:g} "
+            f"leave no band below {nyquist:g} Hz; choose 0 <= low < high"
+        )
+    if length < 2 or shift < 1:
+        raise ConfigError(
+            f"features.frame_length_ms {config.frame_length_ms:g} and features.frame_shift_ms "
+            f"{config.frame_shift_ms:g} are too short at {config.sample_rate} Hz"
+        )
+
+
+def _edges(config: FeatureConfig) -> tuple[float, float]:
+    nyquist = config.sample_rate / 2
+    high = config.high_freq
+    return config.low_freq, high if high > 0.0 else nyquist + high
+
+
+def _mel(frequency: Tensor) -> Tensor:
+    return 1127.0 * torch.log1p(frequency / 700.0)
