@@ -1,4 +1,4 @@
-"""WeNet's raw `data.list`: JSON lines with `key`, `wav`, `txt` and, for parts, `start` and `end`."""
+"""WeNet's raw `data.list`: JSON lines of `key`, `wav`, `txt` and, for parts, `start` and `end`."""
 
 import json
 from collections.abc import Callable
