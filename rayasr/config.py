@@ -396,6 +396,7 @@ class Recipe(Section):
             values["speeds"] = self.augment.speeds
         else:
             del values["features"]["dither"]
+        values["subsampling"] = self.model.encoder.subsampling  # decides what is too short for CTC
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

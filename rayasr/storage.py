@@ -122,6 +122,17 @@ def copy_file(source: str | Path, target: str | Path) -> None:
         raise output_error(target, error) from error
 
 
+def remove(path: str | Path) -> None:
+    """Remove one file; raises DataError where that is not allowed."""
+    system, inside = filesystem(path)
+    try:
+        system.delete_file(inside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def output_error(path: str | Path, error: OSError) -> RayasrError:
     """A failed write as a sentence that says what to do."""
     if error.errno == errno.ENOSPC:

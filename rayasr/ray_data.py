@@ -1,0 +1,213 @@
+"""Feature extraction by Ray Data: one task per shard, metadata alone through the object store."""
+
+import pickle
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rayasr import storage
+from rayasr.config import Recipe, load_recipe
+from rayasr.corpora.read import read_corpora
+from rayasr.data.shard import ShardSpec
+from rayasr.data.store import Store, describe_difference, read_info
+from rayasr.data.store_writer import (
+    StorePlan,
+    check_rejects,
+    finish_store,
+    finished_shards,
+    plan_store,
+    remove_leftovers,
+    write_rejects,
+)
+from rayasr.errors import ConfigError, DataError, RayasrError
+from rayasr.logs import note, progress, taking_long
+from rayasr.ray_session import ask_every_node, connect, live_nodes
+
+MAX_TASK_RETRIES = 3
+"""Ray Data restarts a task whose process has died for ever, unless told otherwise."""
+
+
+def prepare_store(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    notes: Callable[[str], None] = note,
+    force: bool = False,
+    verify: bool = False,
+) -> dict[str, Any]:
+    """Make the store of a recipe's corpora at `out`, or finish it; returns what store.json says.
+
+    Finished shards are kept; with `verify` they are checked against their checksums and the audio
+    first. Raises ConfigError where the recipe names no corpus, DataError for a corpus or an output
+    folder that cannot be used, for too many rejects, and, but for `force`, where `out` holds a
+    store of another recipe.
+    """
+    if not recipe.corpora:
+        raise ConfigError("no corpus: name one by --corpus DIR, or in the recipe's `corpora`")
+    out = str(out) if storage.is_remote(out) else str(Path(out).absolute())
+    shards = storage.join(out, "shards")
+    with _only_writer(out):
+        storage.make_folder(shards)
+        if not force:
+            _refuse_other_recipe(recipe, out)
+        with taking_long("reading the corpus"):
+            manifest = read_corpora(
+                recipe.corpora,
+                dev_fraction=recipe.store.dev_fraction,
+                seed=recipe.seed,
+                notes=notes,
+            )
+        with taking_long("reading texts and planning shards"):
+            plan = plan_store(manifest, recipe)
+        if not verify and (info := _up_to_date(recipe, out, plan)):
+            notes(f"store {out} is up to date: {info['utterances']:,} utterances")
+            return info
+        total = plan.num_utterances + len(plan.rejects)
+        write_rejects(out, plan.rejects)
+        check_rejects(out, plan.rejects, total, recipe.store.max_reject_fraction)
+        storage.remove(storage.join(out, "store.json"))
+        remove_leftovers(shards, None)
+        _make_shards(recipe, plan, shards, verify, notes)
+        finished = finished_shards(shards, plan)
+        rejects = [*plan.rejects, *(r for summary in finished.values() for r in summary.rejects)]
+        write_rejects(out, rejects)
+        check_rejects(out, rejects, total, recipe.store.max_reject_fraction)
+        info = finish_store(out, recipe, plan, finished)
+        remove_leftovers(shards, plan)
+    notes(
+        f"store {out}: {info['utterances']:,} utterances, {info['hours']:.2f} hours, "
+        f"{info['units']:,} units, {info['rejects']:,} rejects"
+    )
+    return info
+
+
+def _make_shards(
+    recipe: Recipe, plan: StorePlan, folder: str, verify: bool, notes: Callable[[str], None]
+) -> None:
+    """Have Ray make the shards that are missing, or with `verify` look at all of them."""
+    finished = finished_shards(folder, plan)
+    pending = [spec for spec in plan.specs if verify or spec.name not in finished]
+    if finished and not verify:
+        notes(f"{len(finished):,} of {len(plan.specs):,} shards are there already")
+    if not pending:
+        return
+    settings = {"recipe": recipe, "roots": plan.roots, "folder": folder, "verify": verify}
+    with connect() as session:
+        if session["nodes"] > 1:
+            _check_nodes(plan.roots, folder)
+        _extract(pending, pickle.dumps(settings), notes)
+
+
+def _extract(pending: Sequence[ShardSpec], settings: bytes, notes: Callable[[str], None]) -> None:
+    """Run one task per shard and show how far they are; raises what a task could explain."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.op_resource_reservation_enabled = False  # else the first task runs alone to its end
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    items = [{"spec": pickle.dumps(spec)} for spec in pending]
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        _shard_task, fn_kwargs={"settings": settings}, num_cpus=1, max_retries=MAX_TASK_RETRIES
+    )
+    utterances = 0
+    seconds = 0.0
+    try:
+        with progress("features", sum(len(spec.utterances) for spec in pending)) as line:
+            for row in dataset.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+                if row["rebuilt"]:
+                    notes(f"{row['name']}: made again, {row['rebuilt']}")
+                utterances += row["num_utterances"] + row["num_rejects"]
+                seconds += row["seconds"]
+                line.update(utterances, note=f"{seconds / 3600.0:.2f} h of audio")
+    except ray.exceptions.RayError as error:
+        raise _worker_failure(error) from error
+
+
+def _shard_task(row: dict[str, Any], settings: bytes) -> dict[str, Any]:
+    """Runs in a Ray worker: a pickled ShardSpec in, a few numbers out; the shard goes to disk."""
+    from rayasr.data.extraction import ExtractionSettings, make_shard
+
+    try:
+        spec: ShardSpec = pickle.loads(row["spec"])
+        report = make_shard(spec, ExtractionSettings(**pickle.loads(settings)))
+    except RayasrError as error:  # as a value: Ray would wrap an exception, and log its traceback
+        empty = {"name": "", "num_utterances": 0, "num_rejects": 0, "seconds": 0.0, "rebuilt": ""}
+        return empty | {"error": pickle.dumps(error)}
+    return report._asdict() | {"error": b""}
+
+
+def _worker_failure(error: Exception) -> Exception:
+    """A process that died, as a sentence; any other error of a task is a bug and stays as it is."""
+    import ray
+
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    if isinstance(error, died) or "worker died" in str(error).lower():
+        return DataError(
+            f"a worker process died {MAX_TASK_RETRIES + 1} times over one shard, most likely for "
+            "lack of memory; lower store.max_seconds, or run on fewer CPUs"
+        )
+    return error
+
+
+def _refuse_other_recipe(recipe: Recipe, out: str) -> None:
+    """Raise DataError where `out` is a finished store of other features."""
+    try:
+        info = read_info(out)
+        made_by = load_recipe(storage.join(out, "recipe.yaml"))
+    except RayasrError:
+        return  # none there, unfinished or damaged: what is good of it will be used
+    if info["store_digest"] != recipe.store_digest:
+        raise DataError(
+            f"{out} holds a store made by another recipe: {describe_difference(made_by, recipe)}; "
+            "choose another --out, or replace it with --force"
+        )
+
+
+def _up_to_date(recipe: Recipe, out: str, plan: StorePlan) -> dict[str, Any] | None:
+    """store.json's value where nothing is left to do."""
+    try:
+        info = read_info(out)
+        if not storage.is_remote(out):
+            Store.open(out)
+    except DataError:
+        return None
+    return info if info["inputs_digest"] == plan.digest(recipe) else None
+
+
+@contextmanager
+def _only_writer(out: str) -> Iterator[None]:
+    """Keep a second `prepare` out of a store; s3:// has no lease, whole objects alone appear."""
+    if storage.is_remote(out):
+        yield
+        return
+    storage.make_folder(out)
+    with storage.Lease(out):
+        yield
+
+
+def _check_nodes(roots: Sequence[str], folder: str) -> None:
+    """Raise DataError where a node of the cluster does not see a corpus or the store."""
+    paths = list(roots)
+    marker = storage.join(folder, f".seen-{uuid.uuid4().hex}")
+    if not storage.is_remote(folder):
+        storage.write_atomic(marker, "")
+        paths.append(marker)
+    try:
+        for host, missing in ask_every_node(_missing_paths, paths).items():
+            if missing:
+                place = missing[0] if missing[0] != marker else folder
+                raise DataError(
+                    f"host {host} does not see {place}; corpus and store must be on storage that "
+                    f"all {len(live_nodes())} hosts mount under the same path"
+                )
+    finally:
+        storage.remove(marker)
+
+
+def _missing_paths(paths: Sequence[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
