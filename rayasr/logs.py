@@ -22,7 +22,7 @@ PLAIN_INTERVAL_S = 10.0
 def note(message: str) -> None:
     """One line for the person at the terminal, on stderr; it stands above a live display."""
     if sys.stderr.isatty():
-        _console().print(message, markup=False, highlight=False, soft_wrap=True)
+        console().print(message, markup=False, highlight=False, soft_wrap=True)
     else:
         print(message, file=sys.stderr, flush=True)
 
@@ -47,7 +47,7 @@ class ProgressLine:
                 bars.TimeElapsedColumn(),
                 bars.TextColumn("ETA"),
                 bars.TimeRemainingColumn(),
-                console=_console(),
+                console=console(),
                 transient=True,
             )
             self._bar.start()
@@ -166,7 +166,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 @lru_cache(maxsize=1)
-def _console() -> "Console":
+def console() -> "Console":
     """The one console, so that notes and bars do not write over each other."""
     from rich.console import Console
 

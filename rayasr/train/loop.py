@@ -91,12 +91,15 @@ def _train(training: Training, options: FitOptions, clock: StartClock) -> FitRes
             logging = _every(recipe.train.log_every_steps, position.step)
             if logging or position.step == setup.total_steps:
                 log_step(training)  # the only wait for a GPU in the path of a step
+                if training.reporter.host_leaves():
+                    stop = STOP_ASKED  # all ranks hear of it at the same step
             ends_epoch = loaded.step == last_of_epoch
             if ends_epoch:
                 position.epoch, position.epoch_step = position.epoch + 1, 0
             wanted = 0.0
             if logging or ends_epoch or training.world.device.type == "cpu":
-                stop, wanted = result.extras[3:].tolist()
+                asked, wanted = result.extras[3:].tolist()
+                stop = stop or asked
             if _validation_is_due(training, ends_epoch):
                 validate_dev(training)
             if _save_is_due(training, bool(wanted)):

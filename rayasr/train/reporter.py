@@ -1,8 +1,10 @@
 """How one worker of `fit` talks to whoever started it."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rayasr.logs import note
@@ -45,3 +47,15 @@ class Reporter:
     """A checkpoint was made; every rank calls it, at the same steps."""
     stop_requested: Callable[[], bool] = lambda: False
     """Whether the user or the machine wants the run to end; asked before every step, so cheap."""
+    host_leaves: Callable[[], bool] = lambda: False
+    """Whether a host has been told to go; every rank asks at the same steps, the logged ones."""
+
+
+def process_started_at() -> float:
+    """Wall-clock time at which this process began; now, where the system does not tell."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return time.time()
+    return time.time() - age

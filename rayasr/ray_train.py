@@ -1,0 +1,277 @@
+"""Training under Ray Train's TorchTrainer: workers, progress back to the driver, stopping."""
+
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayasr import storage
+from rayasr.config import Recipe
+from rayasr.errors import ConfigError, LaunchError, RayasrError, TrainingError
+from rayasr.logs import note
+from rayasr.ray_session import ask_every_node, available_cpus, connect
+from rayasr.ray_worker import Board, Job, group_worker, work
+from rayasr.train.stop import StopRequest, stop_on_signals
+
+if TYPE_CHECKING:
+    from rayasr.train.loop import FitResult
+
+MAX_WORKER_FAILURES = 3
+"""Times that lost workers are replaced, from the last checkpoint, before the run gives up."""
+_POLL_S = 0.25
+_TRAIN_SETTINGS = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "OMP_WAIT_POLICY": "passive",  # spinning threads cost four times the CPU on shared cores
+}
+
+
+def run_training(
+    recipe: Recipe,
+    store: str | Path,
+    run: str | Path,
+    *,
+    workers: int | None = None,
+    devices: str = "auto",
+    max_time_s: float | None = None,
+    resume: str = "auto",
+    dry_run: bool = False,
+    notes: Callable[[str], None] = note,
+) -> "FitResult":
+    """Train a recipe on a store into RUN, with `workers` Ray workers (0: in this process).
+
+    Returns how it ended where that was the plan (finished, time limit, dry run). A stop by SIGINT
+    raises KeyboardInterrupt and one by SIGTERM SystemExit(143), after a checkpoint. Raises
+    ConfigError, DataError, CheckpointError, TrainingError, LaunchError.
+    """
+    from rayasr.train.loop import FitOptions
+    from rayasr.train.reporter import StartClock, process_started_at
+    from rayasr.train.resume import prepare_resume
+    from rayasr.train.setup import check_workers
+
+    for key, value in _TRAIN_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    clock = StartClock(process_started_at())
+    clock.mark("imports")
+    check_workers(recipe, workers or 1)
+    folder = Path(run).absolute()
+    storage.make_folder(folder)
+    with storage.Lease(folder), stop_on_signals(notes) as stop:
+        prepare_resume(recipe, folder, resume, notes)
+        job = Job(
+            recipe,
+            str(Path(store).absolute()),
+            str(folder),
+            False,
+            FitOptions(max_time_s=max_time_s, dry_run=dry_run),
+            clock,
+        )
+        if workers == 0:
+            result = _in_process(job, devices, stop, notes)
+        else:
+            result = _in_group(job, workers, devices, stop, notes)
+    if result.reason == "stopped" and stop.signal == signal.SIGINT:
+        raise KeyboardInterrupt
+    if result.reason == "stopped":
+        raise SystemExit(128 + (stop.signal or signal.SIGTERM))
+    return result
+
+
+def _in_process(
+    job: Job, devices: str, stop: StopRequest, notes: Callable[[str], None]
+) -> "FitResult":
+    """Ray Train's local mode: no cluster, the first step within seconds."""
+    import torch
+    from ray.train import ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from rayasr.train.display import Display
+    from rayasr.train.reporter import Reporter
+
+    job = replace(job, cuda=_use_cuda(devices, int(torch.cuda.is_available())))
+    _quiet("ray.train")
+    job.clock.mark("Ray Train")
+    with Display() as display:
+        reporter = Reporter(note=notes, row=display.row, stop_requested=stop.event.is_set)
+        trainer = TorchTrainer(
+            lambda: work(job, reporter), scaling_config=ScalingConfig(num_workers=0)
+        )
+        outcome = _in_thread(trainer.fit, lambda: None)
+    return _checked(outcome)
+
+
+def _in_group(
+    job: Job, workers: int | None, devices: str, stop: StopRequest, notes: Callable[[str], None]
+) -> "FitResult":
+    """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
+    threads = job.recipe.train.threads_per_worker
+    importing = threading.Thread(target=_import_trainer)  # while Ray's processes start
+    importing.start()
+    private_cpus = max(available_cpus(), (workers or 1) * threads)
+    with connect(num_cpus=private_cpus) as cluster:
+        importing.join()
+        job.clock.mark("ray.init")
+        cuda = _use_cuda(devices, cluster["gpus"])
+        count = workers or (cluster["gpus"] if cuda else 1)
+        _check_resources(job, count, threads, cuda, cluster)
+        job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])
+        return _run_group(job, count, threads, stop, notes)
+
+
+def _run_group(
+    job: Job, workers: int, threads: int, stop: StopRequest, notes: Callable[[str], None]
+) -> "FitResult":
+    import ray
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from rayasr.train.display import Display
+
+    here = ray.get_runtime_context().get_node_id()
+    pinned = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=pinned)(Board).remote()
+    _quiet("ray.train")
+    bookkeeping = Path(job.run) / ".ray"
+    resources = {"CPU": threads} | ({"GPU": 1} if job.cuda else {})
+    trainer = TorchTrainer(
+        group_worker,
+        train_loop_config={"job": job, "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=job.cuda,
+            resources_per_worker=resources,
+            label_selector=_first_here(here, workers, resources),
+        ),
+        run_config=RunConfig(
+            name=f"rayasr-{uuid.uuid4().hex[:8]}",
+            storage_path=str(bookkeeping),
+            failure_config=FailureConfig(max_failures=MAX_WORKER_FAILURES),
+            logging_config=LoggingConfig("ERROR"),
+        ),
+    )
+    told = False
+    with Display() as display:
+
+        def exchange() -> None:
+            nonlocal told
+            if stop.event.is_set() and not told:
+                told = True
+                board.ask_to_stop.remote()
+            for kind, value in ray.get(board.take.remote()):
+                if kind == "error":
+                    raise value  # no retry: another worker would meet it too
+                (notes if kind == "note" else display.row)(value)
+
+        try:
+            outcome = _in_thread(trainer.fit, exchange)
+            exchange()
+        finally:
+            shutil.rmtree(bookkeeping, ignore_errors=True)
+    return _checked(outcome)
+
+
+def _in_thread(function: Callable[[], Any], meanwhile: Callable[[], None]) -> Any:
+    """Run `fit` beside the main thread, which keeps our signal handlers; raises what it raises."""
+    box: dict[str, Any] = {}
+
+    def call() -> None:
+        try:
+            box["value"] = function()
+        except BaseException as error:
+            box["error"] = error
+
+    thread = threading.Thread(target=call, daemon=True, name="fit")
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_S)
+        meanwhile()
+    if "error" in box:
+        meanwhile()  # the reason may have come in since
+        raise _explained(box["error"])
+    return box["value"]
+
+
+def _explained(error: BaseException) -> BaseException:
+    """Ray's wrapping taken off; workers that died without a word become a TrainingError."""
+    failures = getattr(error, "worker_failures", None)
+    if not failures:
+        return error
+    causes = list(failures.values())
+    for cause in causes:
+        inner = getattr(cause, "cause", None) or cause
+        if isinstance(inner, RayasrError):
+            return inner
+    rank, cause = next(iter(failures.items()))
+    return TrainingError(
+        f"worker {rank} failed {MAX_WORKER_FAILURES + 1} times, last with: "
+        f"{str(cause).strip().splitlines()[-1]}; run the same command again to go on from the "
+        "last checkpoint"
+    )
+
+
+def _checked(outcome: Any) -> "FitResult":
+    from rayasr.train.loop import FitResult
+
+    result = outcome.return_value
+    if not isinstance(result, FitResult):
+        raise TrainingError(f"training ended without a result ({outcome.error})")
+    return result
+
+
+def _use_cuda(devices: str, gpus: int) -> bool:
+    if devices not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--devices {devices} is unknown; write auto, cpu or cuda")
+    if devices == "cuda" and not gpus:
+        raise ConfigError("--devices cuda, but no GPU was found; use --devices auto or cpu")
+    return devices != "cpu" and gpus > 0
+
+
+def _check_resources(
+    job: Job, workers: int, threads: int, cuda: bool, cluster: dict[str, Any]
+) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    if cluster["cpus"] < workers * threads or (cuda and cluster["gpus"] < workers):
+        raise LaunchError(
+            f"{workers} workers need {workers * threads} CPUs"
+            f"{f' and {workers} GPUs' if cuda else ''}, the cluster has {cluster['cpus']} CPUs and "
+            f"{cluster['gpus']} GPUs; use fewer --workers"
+        )
+    if cluster["nodes"] > 1:
+        for path in (job.store, job.run):
+            blind = [host for host, sees in ask_every_node(os.path.isdir, path).items() if not sees]
+            if blind:
+                raise LaunchError(
+                    f"{path} is not there on {', '.join(blind)}; put it on storage that all hosts "
+                    "share"
+                )
+
+
+def _first_here(
+    node_id: str, workers: int, resources: dict[str, int]
+) -> list[dict[str, str]] | None:
+    """Labels that pin rank 0, which writes RUN, to the driver's host, where that one can train."""
+    import ray
+
+    here = next(node for node in ray.nodes() if node["NodeID"] == node_id)
+    if any(here["Resources"].get(name, 0) < count for name, count in resources.items()):
+        return None
+    return [{"ray.io/node-id": node_id}] + [{} for _ in range(workers - 1)]
+
+
+def _import_trainer() -> None:
+    import ray.train.torch  # noqa: F401  # two seconds that need not be waited for later
+
+    import rayasr.train.loop  # noqa: F401
+
+
+def _quiet(name: str) -> None:
+    import logging
+
+    logging.getLogger(name).setLevel(logging.ERROR)
