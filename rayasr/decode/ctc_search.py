@@ -1,13 +1,15 @@
-"""CTC search: greedy, and a prefix beam search with WeNet's n-best, scores and times.
+"""CTC search: greedy, a prefix beam search with WeNet's n-best, scores and times, alignment.
 
 Prefix search is plain Python over the best units of each frame, which leave torch once per
 utterance. It is exact: what the pruning leaves out could not have been kept (see `_advance`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
 from typing import Any
 
+import torch
 from torch import Tensor
 
 BLANK = 0
@@ -54,6 +56,38 @@ def ctc_prefix_beam(
         _search(units[i, :length].tolist(), values[i, :length].tolist(), beam_size)
         for i, length in enumerate(lengths.tolist())
     ]
+
+
+def ctc_alignment(log_probs: Tensor, units: Sequence[int]) -> tuple[int, ...]:
+    """For given units, the last frame of each one's run on their best CTC path.
+
+    `log_probs` (T, V). () where the frames are too few for the units or every path is impossible.
+    """
+    states = [BLANK, *(label for unit in units for label in (unit, BLANK))]  # (S,), S = 2 L + 1
+    emitted = log_probs[:, states].double()  # (T, S)
+    may_skip = torch.tensor(
+        [i >= 2 and states[i] != BLANK and states[i] != states[i - 2] for i in range(len(states))]
+    )
+    scores = torch.full((len(states),), -inf, dtype=torch.float64)
+    scores[0] = 0.0
+    steps = []  # for each frame, by how many states the best path came forward
+    for frame in emitted:
+        by_one = torch.nn.functional.pad(scores, (1, 0), value=-inf)[:-1]
+        by_two = torch.nn.functional.pad(scores, (2, 0), value=-inf)[: len(states)]
+        by_two = torch.where(may_skip, by_two, -inf)
+        scores, step = torch.stack([scores, by_one, by_two]).max(dim=0)
+        scores = scores + frame
+        steps.append(step)
+    if not len(units) or not len(steps):
+        return ()
+    state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
+    if scores[state] == -inf:
+        return ()
+    ends: dict[int, int] = {}
+    for t in range(len(steps) - 1, -1, -1):
+        ends.setdefault(state, t)
+        state -= int(steps[t][state])
+    return tuple(ends[2 * i + 1] for i in range(len(units)))
 
 
 # A kept prefix is one tuple, because unpacking a tuple is the cheapest thing Python does:
