@@ -1,0 +1,116 @@
+"""The attention decoders: left to right, and (U2++) right to left beside it."""
+
+import torch
+from torch import Tensor, nn
+
+from rayasr.config import DecoderConfig
+from rayasr.model.attention import Attention, extend_cache
+from rayasr.model.layers import Dropout, FeedForward
+from rayasr.model.masks import causal_mask, score_bias
+from rayasr.model.subsampling import Positions
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention, attention over encoder frames, feed-forward; a norm before each."""
+
+    def __init__(self, config: DecoderConfig, size: int) -> None:
+        super().__init__()
+        heads, rate = config.attention_heads, config.dropout_rate
+        self.self_attn = Attention(heads, size, config.self_attention_dropout_rate)
+        self.src_attn = Attention(heads, size, config.src_attention_dropout_rate)
+        self.feed_forward = FeedForward(size, config.linear_units, rate, swish=False)
+        self.norm1 = nn.LayerNorm(size)
+        self.norm2 = nn.LayerNorm(size)
+        self.norm3 = nn.LayerNorm(size)
+        self.dropout = Dropout(rate)
+
+    def forward(self, x: Tensor, bias: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
+        """Units (N, L, D) over encoder frames (N, T, D)."""
+        y = self.norm1(x)
+        k, v = self.self_attn.keys_values(y)
+        x = x + self.dropout(self.self_attn.query(y, k, v, bias))
+        k, v = self.src_attn.keys_values(memory)
+        return self.rest(x, k, v, memory_bias)
+
+    def forward_step(
+        self, x: Tensor, bias: Tensor, cache: Tensor, memory_cache: Tensor, memory_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """New units (N, L, D) after those in the cache (N, H, l, 2 d); returns the longer cache."""
+        y = self.norm1(x)
+        k, v = self.self_attn.keys_values(y)
+        k, v, cache = extend_cache(cache, k, v)
+        x = x + self.self_attn.query(y, k, v, bias)
+        half = memory_cache.size(3) // 2
+        x = self.rest(x, memory_cache[..., :half], memory_cache[..., half:], memory_bias)
+        return x, cache
+
+    def rest(self, x: Tensor, k: Tensor, v: Tensor, memory_bias: Tensor) -> Tensor:
+        x = x + self.dropout(self.src_attn.query(self.norm2(x), k, v, memory_bias))
+        x = x + self.dropout(self.feed_forward(self.norm3(x)))
+        return x
+
+
+class Decoder(nn.Module):
+    """Transformer decoder of one direction: units and encoder frames to logits."""
+
+    def __init__(self, config: DecoderConfig, vocab_size: int, size: int, num_blocks: int) -> None:
+        super().__init__()
+        positions = Positions(size, config.positional_dropout_rate, added=True)
+        self.embed = nn.ModuleList([nn.Embedding(vocab_size, size), positions])
+        self.after_norm = nn.LayerNorm(size)
+        self.output_layer = nn.Linear(size, vocab_size)
+        self.decoders = nn.ModuleList(DecoderLayer(config, size) for _ in range(num_blocks))
+
+    def forward(self, units: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
+        """Units (N, L), <sos> first, and encoder frames (N, T, D) to logits (N, L, V).
+
+        Padding stands behind the units, where the causal mask hides it.
+        """
+        x = self.embed_units(units, 0)
+        bias = score_bias(causal_mask(units.size(1), x.device), x.dtype)
+        for layer in self.decoders:
+            x = layer(x, bias, memory, memory_bias)
+        logits: Tensor = self.output_layer(self.after_norm(x))
+        return logits
+
+    def forward_step(
+        self, units: Tensor, memory: Tensor, memory_bias: Tensor, cache: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits (N, V) after the last of the units (N, L), and the cache for the next call.
+
+        With an empty cache all units are computed, else only the last. The cache holds two tensors
+        a layer, (N, H, ., 2 d): keys and values of the units, then of the encoder frames.
+        """
+        done = 0
+        if len(cache) > 0:
+            done = units.size(1) - 1
+            units = units[:, done:]
+        x = self.embed_units(units, done)
+        bias = score_bias(causal_mask(units.size(1), x.device), x.dtype)
+        new_cache: list[Tensor] = []
+        for i, layer in enumerate(self.decoders):
+            if done > 0:
+                own, memory_cache = cache[2 * i], cache[2 * i + 1]
+            else:
+                own = torch.zeros(0, 0, 0, 0)
+                k, v = layer.src_attn.keys_values(memory)
+                memory_cache = torch.cat([k, v], dim=3)
+            x, own = layer.forward_step(x, bias, own, memory_cache, memory_bias)
+            new_cache.append(own)
+            new_cache.append(memory_cache)
+        logits: Tensor = self.output_layer(self.after_norm(x[:, -1]))
+        return logits, new_cache
+
+    def embed_units(self, units: Tensor, offset: int) -> Tensor:
+        """Unit and position vectors together: (N, L) to (N, L, D)."""
+        x: Tensor = self.embed[1](self.embed[0](units), offset)[0]
+        return x
+
+
+class BiDecoder(nn.Module):
+    """U2++'s pair: one decoder left to right, one right to left."""
+
+    def __init__(self, config: DecoderConfig, vocab_size: int, size: int) -> None:
+        super().__init__()
+        self.left_decoder = Decoder(config, vocab_size, size, config.num_blocks)
+        self.right_decoder = Decoder(config, vocab_size, size, config.r_num_blocks)

@@ -1,0 +1,62 @@
+"""Small parts that encoder and decoder share: dropout and the feed-forward layer."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Dropout(nn.Module):
+    """Dropout while training; see `drop`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return drop(x, self.active_rate())
+
+    def active_rate(self) -> float:
+        """The rate while training, else 0."""
+        return self.rate if self.training else 0.0
+
+
+def drop(x: Tensor, rate: float) -> Tensor:
+    """Dropout with cheap random numbers on the CPU.
+
+    There one random byte decides about an element, so the rate is rounded to a multiple of 1/256
+    (the scale is exact for the rounded rate); on a GPU it is torch's own.
+    """
+    if rate == 0.0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, rate, True)
+    threshold = max(1, round(rate * 256))
+    dropped = random_bytes(x.numel()).view(x.shape) < threshold
+    return x.masked_fill(dropped, 0.0) * (256.0 / (256 - threshold))
+
+
+def random_bytes(count: int) -> Tensor:
+    """`count` uniform random bytes, uint8, from torch's global CPU generator.
+
+    Drawn 64 bits at a time: 15 times cheaper than `bernoulli_`.
+    """
+    if torch.jit.is_scripting():  # cannot reinterpret memory, and nobody trains a scripted model
+        return torch.empty(count, dtype=torch.uint8).random_()
+    words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+    return words.view(torch.uint8)[:count]
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with an activation (swish or ReLU) and dropout between them."""
+
+    def __init__(self, size: int, hidden: int, dropout_rate: float, swish: bool) -> None:
+        super().__init__()
+        self.w_1 = nn.Linear(size, hidden)
+        self.activation = nn.SiLU() if swish else nn.ReLU()
+        self.dropout = Dropout(dropout_rate)
+        self.w_2 = nn.Linear(hidden, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to (B, T, D)."""
+        x = self.w_2(self.dropout(self.activation(self.w_1(x))))
+        return x
