@@ -3,9 +3,8 @@
 import functools
 import io
 import math
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 import soundfile
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from rayasr import storage
 from rayasr.data.archive import read_member
+from rayasr.data.audio_headers import HEAD_BYTES, WavLayout, missing_bytes, wav_layout
 from rayasr.data.manifest import ARCHIVE_SEPARATOR
 from rayasr.errors import DataError
 
@@ -23,8 +23,8 @@ MAX_OVERSHOOT_S = 0.5
 
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
-_STREAM_SIZES = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0x7FFFF000, 0xFFFFFFFF - 36)
-"""Data sizes of wav files whose writer could not know the length (a pipe)."""
+_MATRIX_COLUMNS = 64
+_MAX_MATRIX = 1 << 22
 
 
 class AudioError(DataError):
@@ -98,22 +98,21 @@ def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
         return samples
     divisor = math.gcd(from_rate, to_rate)
     old, new = from_rate // divisor, to_rate // divisor
-    taps, starts = _sinc_taps(old, new)
-    taps, starts = taps.to(samples.device), starts.to(samples.device)
     num_out = -(-samples.shape[-1] * new // old)
-    num_blocks = -(-num_out // new)
-    num_taps = taps.shape[1]
-    left = -int(starts[0])
-    right = max(0, (num_blocks - 1) * old + int(starts[-1]) + num_taps - samples.shape[-1])
-    padded = torch.nn.functional.pad(samples, (left, right))
-    windows = padded.unfold(-1, num_taps, 1)  # (..., N + left + right - taps + 1, taps)
-    index = (torch.arange(num_blocks, device=samples.device)[:, None] * old + starts + left).view(
-        -1
-    )
-    picked = windows[..., index, :]
-    picked = picked.view(*picked.shape[:-2], num_blocks, new, num_taps)
-    out = torch.einsum("...bnk,nk->...bn", picked, taps)
-    return out.flatten(-2)[..., :num_out]
+    if num_out == 0:
+        return samples[..., :0]
+    if (old + 64) * new > _MAX_MATRIX:
+        return _resample_by_gathering(samples, old, new, num_out)
+    # several blocks of `new` outputs at once: one wide matrix product instead of a narrow one
+    blocks = max(1, _MATRIX_COLUMNS // new)
+    matrix, left = _sinc_matrix(old, new, blocks)
+    matrix = matrix.to(samples.device)  # (inputs, blocks * new)
+    num_rows = -(-num_out // (blocks * new))
+    num_inputs = len(matrix)
+    right = (num_rows - 1) * blocks * old + num_inputs - left - samples.shape[-1]
+    padded = torch.nn.functional.pad(samples, (left, max(0, right)))
+    windows = padded.unfold(-1, num_inputs, blocks * old)[..., :num_rows, :]
+    return (windows @ matrix).flatten(-2)[..., :num_out]
 
 
 def perturb_speed(samples: Tensor, sample_rate: int, speed: float) -> Tensor:
@@ -136,94 +135,68 @@ def perturbed_length(
     return -(-num_samples * (sample_rate // divisor) // (from_rate // divisor))
 
 
-@functools.lru_cache(maxsize=32)
-def _sinc_taps(old: int, new: int) -> tuple[Tensor, Tensor]:
-    """Filters of the `new` output phases: float32 (new, taps), and the input index of each's first.
+def _resample_by_gathering(samples: Tensor, old: int, new: int, num_out: int) -> Tensor:
+    """`resample` for rates with a tiny common divisor, whose matrix would be huge."""
+    taps, starts = _sinc_taps(old, new, new)
+    num_taps = taps.shape[1]
+    out_index = torch.arange(num_out)
+    phase = out_index % new
+    first = starts[phase] + out_index // new * old
+    left = -int(starts[0])
+    right = max(0, int(first[-1]) + num_taps - samples.shape[-1])
+    windows = torch.nn.functional.pad(samples, (left, right)).unfold(-1, num_taps, 1)
+    picked = windows[..., (first + left).to(samples.device), :]  # (..., num_out, taps)
+    return (picked * taps.to(samples.device)[phase.to(samples.device)]).sum(-1)
 
-    Output sample b * new + p is the sum over k of taps[p, k] * input[b * old + starts[p] + k].
+
+@functools.lru_cache(maxsize=32)
+def _sinc_matrix(old: int, new: int, blocks: int) -> tuple[Tensor, int]:
+    """Filters as one matrix, float32 (inputs, blocks * new), and how far it looks back."""
+    taps, starts = _sinc_taps(old, new, blocks * new)
+    first = starts - starts[0]
+    matrix = torch.zeros(int(first[-1]) + taps.shape[1], blocks * new)
+    rows = first[:, None] + torch.arange(taps.shape[1])  # (blocks * new, taps)
+    matrix.scatter_(0, rows.T, taps.T)
+    return matrix, -int(starts[0])
+
+
+@functools.lru_cache(maxsize=32)
+def _sinc_taps(old: int, new: int, num_phases: int) -> tuple[Tensor, Tensor]:
+    """Filters of the first outputs: float32 (num_phases, taps), and the input each begins at.
+
+    Output p is the sum over k of taps[p, k] * input[starts[p] + k].
     """
     cutoff = min(old, new) * _ROLLOFF
     width = math.ceil(_ZERO_CROSSINGS * old / cutoff)
-    phase = torch.arange(new)
+    phase = torch.arange(num_phases)
     starts = phase * old // new - width
-    index = starts[:, None] + torch.arange(2 * width + 2)  # (new, taps)
+    index = starts[:, None] + torch.arange(2 * width + 2)  # (num_phases, taps)
     t = (index.double() / old - phase[:, None].double() / new) * cutoff
     t = t.clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
     window = torch.cos(t * math.pi / _ZERO_CROSSINGS / 2) ** 2
     return (torch.sinc(t) * window * (cutoff / old)).float(), starts
 
 
-class _WavLayout(NamedTuple):
-    """Where the samples of a wav file are, and how they are written."""
-
-    is_pcm16: bool
-    channels: int
-    rate: int
-    data_start: int
-    data_bytes: int
-    missing_bytes: int
-
-
 def _read(
     file: BinaryIO | io.FileIO, name: str, start_s: float, end_s: float | None
 ) -> tuple[Tensor, int]:
-    head = file.read(4096)
+    head = file.read(HEAD_BYTES) or b""
     if not head:
         raise AudioError(f"{name} is an empty file (0 bytes); leave it out", "empty_audio")
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        layout = _wav_layout(file, head)
-        if layout is not None:
-            if layout.missing_bytes > 0:
-                raise AudioError(
-                    f"{name} is truncated: {layout.missing_bytes} of "
-                    f"{layout.data_bytes + layout.missing_bytes} data bytes are missing; "
-                    "copy it again",
-                    "truncated",
-                )
-            if layout.is_pcm16:
-                return _read_pcm16(file, layout, name, start_s, end_s), layout.rate
+    layout = wav_layout(file, head)
+    missing = missing_bytes(file, head) if layout is None else layout.missing_bytes
+    if missing > 0:
+        raise AudioError(
+            f"{name} is truncated: its end is missing (bytes: {missing} or more); copy it again",
+            "truncated",
+        )
+    if layout is not None and layout.is_pcm16:
+        return _read_pcm16(file, layout, name, start_s, end_s), layout.rate
     return _read_soundfile(file, name, start_s, end_s)
 
 
-def _wav_layout(file: BinaryIO | io.FileIO, head: bytes) -> _WavLayout | None:
-    """Layout of a wav file from its chunks; None where they are odd, then libsndfile may try."""
-    size = file.seek(0, io.SEEK_END)
-    position, fmt = 12, b""
-    while position + 8 <= size:
-        chunk = _at(file, head, position, 8)
-        kind, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-        if kind == b"fmt ":
-            fmt = _at(file, head, position + 8, min(length, 40))
-        elif kind == b"data":
-            break
-        position += 8 + length + (length & 1)
-    else:
-        return None
-    if len(fmt) < 16 or head[:4] == b"RF64":
-        return None
-    tag, channels, rate, _, block, bits = struct.unpack("<HHIIHH", fmt[:16])
-    if tag == 0xFFFE and len(fmt) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the real tag comes later
-        tag = struct.unpack("<H", fmt[24:26])[0]
-    if not (channels and rate):
-        return None
-    start = position + 8
-    if length in _STREAM_SIZES:
-        length = size - start
-    available = max(0, min(length, size - start))
-    is_pcm16 = tag == 1 and bits == 16 and block == 2 * channels
-    return _WavLayout(is_pcm16, channels, rate, start, available, length - available)
-
-
-def _at(file: BinaryIO | io.FileIO, head: bytes, position: int, length: int) -> bytes:
-    """Bytes of a file at a position, from its first block where they are in it."""
-    if position + length <= len(head):
-        return head[position : position + length]
-    file.seek(position)
-    return file.read(length) or b""
-
-
 def _read_pcm16(
-    file: BinaryIO | io.FileIO, layout: _WavLayout, name: str, start_s: float, end_s: float | None
+    file: BinaryIO | io.FileIO, layout: WavLayout, name: str, start_s: float, end_s: float | None
 ) -> Tensor:
     block = 2 * layout.channels
     first, last = _segment(layout.data_bytes // block, layout.rate, start_s, end_s, name)
@@ -245,29 +218,37 @@ def _read_soundfile(
 ) -> tuple[Tensor, int]:
     """Everything but plain wav, through libsndfile."""
     file.seek(0)
-    source = file if isinstance(file, io.BytesIO) else name
     try:
-        with soundfile.SoundFile(source) as sound:
-            first, last = _segment(sound.frames, sound.samplerate, start_s, end_s, name)
+        sound = soundfile.SoundFile(file if isinstance(file, io.BytesIO) else name)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        raise AudioError(_not_audio(name, error)) from error
+    with sound:
+        rate = int(sound.samplerate)
+        first, last = _segment(sound.frames, rate, start_s, end_s, name)
+        # mp3 counts its encoder's delay, which decoders drop
+        slack = round(0.1 * rate) if sound.format == "MP3" else 0
+        try:
             if first:
                 sound.seek(first)
             samples = sound.read(last - first, dtype="float32", always_2d=True)
-            rate = int(sound.samplerate)
-            # mp3 counts its encoder's delay, which decoders drop
-            slack = round(0.1 * rate) if sound.format == "MP3" else 0
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(
-            f"{name} is not audio that can be read ({_libsndfile_reason(error)}); readable are "
-            f"{FORMATS}; convert it, for instance: ffmpeg -i {Path(name).name} "
-            f"{Path(name).stem}.wav"
-        ) from error
+        except (soundfile.SoundFileError, RuntimeError):
+            samples = np.empty((0, sound.channels), np.float32)
     if len(samples) < last - first - slack:
         raise AudioError(
-            f"{name} is truncated: {len(samples) / rate:.2f} s of {(last - first) / rate:.2f} s "
-            "can be read; copy it again",
+            f"{name} is truncated or damaged: its header promises {(last - first) / rate:.2f} s "
+            "which cannot all be read; copy it again",
             "truncated",
         )
     return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
+
+
+def _not_audio(name: str, error: Exception) -> str:
+    cause = str(getattr(error, "error_string", "") or "damaged").rstrip(". ")
+    file = Path(name.rpartition(ARCHIVE_SEPARATOR)[2])
+    return (
+        f"{name} cannot be read as audio ({cause}); {FORMATS} can: "
+        f"convert it, for instance with ffmpeg -i {file.name} {file.stem}.wav"
+    )
 
 
 def _segment(
@@ -287,8 +268,3 @@ def _segment(
             "bad_segment",
         )
     return first, min(last, num_samples)
-
-
-def _libsndfile_reason(error: Exception) -> str:
-    text = getattr(error, "error_string", "") or str(error)
-    return str(text).rstrip(". ")

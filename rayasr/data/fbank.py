@@ -46,11 +46,11 @@ def num_frames(
 ) -> int | np.ndarray[Any, Any]:
     """How many frames `Fbank` makes of so many samples (an int or an int64 array)."""
     length, shift = window_samples(config)
-    if not config.snip_edges:
-        return (num_samples + shift // 2) // shift
+    # whole windows only, or one window centred on every shift
+    spare = shift - length if config.snip_edges else shift // 2
     if isinstance(num_samples, np.ndarray):
-        return np.maximum(0, 1 + (num_samples - length) // shift)
-    return max(0, 1 + (int(num_samples) - length) // shift)
+        return np.asarray(np.maximum(0, (num_samples + spare) // shift))
+    return max(0, (num_samples + spare) // shift)
 
 
 class Fbank:
