@@ -34,9 +34,9 @@ def read_member(archive: str, member: str) -> bytes:
 
 
 class _Archive:
-    """One archive: a single forward pass that keeps what it comes by.
+    """One archive, passed through forwards, keeping the members it comes by.
 
-    A compressed archive cannot be read backwards, and members are seldom asked for in its order.
+    A compressed archive cannot be read backwards, and a shard asks in the order of keys.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,20 +44,20 @@ class _Archive:
         self.kept_bytes = 0
         self._path = path
         self._kept: OrderedDict[str, bytes] = OrderedDict()
-        self._tar = self._open()
-        self._passed_any = False
+        self._tar = _open(path)
+        self._ended = False
 
     def read(self, member: str) -> bytes:
         """Bytes of a member; raises DataError where there is none of that name."""
         name = _plain(member)
         if name in self._kept:
             return self._kept[name]
-        if self._passed_any and (content := self._advance_to(name)) is not None:
-            return content
-        if self._passed_any:
-            self._tar.close()
-            self._tar = self._open()
         content = self._advance_to(name)
+        if content is None:  # passed before and given up since, or not there at all
+            self._tar.close()
+            self._tar = _open(self._path)
+            self._ended = False
+            content = self._advance_to(name)
         if content is None:
             raise DataError(f"{self._path} has no member {member}; check the corpus")
         return content
@@ -67,19 +67,16 @@ class _Archive:
         self._tar.close()
         self._kept.clear()
 
-    def _open(self) -> tarfile.TarFile:
-        return tarfile.open(self._path, "r|*")
-
     def _advance_to(self, name: str) -> bytes | None:
-        for info in self._tar:
-            self._passed_any = True
-            if not info.isfile():
-                continue
-            file = self._tar.extractfile(info)
-            content = file.read() if file is not None else b""
-            self._keep(_plain(info.name), content)
-            if _plain(info.name) == name:
-                return content
+        while not self._ended:
+            info = self._tar.next()
+            if info is None:
+                self._ended = True
+            elif info.isfile() and (file := self._tar.extractfile(info)) is not None:
+                content = file.read()
+                self._keep(_plain(info.name), content)
+                if _plain(info.name) == name:
+                    return content
         return None
 
     def _keep(self, name: str, content: bytes) -> None:
@@ -87,6 +84,10 @@ class _Archive:
         self._kept[name] = content
         while self.kept_bytes > MAX_KEPT_BYTES and len(self._kept) > 1:
             self.kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+
+def _open(path: str) -> tarfile.TarFile:
+    return tarfile.open(path, "r|*")
 
 
 def _kept_bytes() -> int:
