@@ -1,0 +1,264 @@
+"""`rayasr decode`, `rayasr score`, `rayasr transcribe`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rayasr.cli.options import CorpusOption, DevicesOption, JsonOption
+
+if TYPE_CHECKING:
+    from rayasr.config import Mode
+
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")
+]
+ModeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        metavar="MODE[,MODE]…",
+        help="ctc_greedy_search, ctc_prefix_beam_search, attention_rescoring, attention. "
+        "Default: the one chosen on dev.",
+    ),
+]
+ChunkOption = Annotated[
+    int | None,
+    typer.Option("--chunk-size", min=1, help="Encoder frames per chunk; default: full context."),
+]
+LeftOption = Annotated[
+    int | None,
+    typer.Option("--left-chunks", min=0, help="Chunks of history; default: all."),
+]
+BeamOption = Annotated[int | None, typer.Option("--beam-size", min=1, help="Width of the search.")]
+WeightOption = Annotated[
+    float | None, typer.Option("--ctc-weight", min=0.0, help="CTC's weight in rescoring.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the app."""
+    app.command("decode")(decode)
+    app.command("score")(score)
+    app.command("transcribe")(transcribe)
+
+
+def decode(
+    run: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where results go.")],
+    store: Annotated[
+        Path | None, typer.Option("--store", metavar="STORE", help="Decode a split of a store.")
+    ] = None,
+    corpus: CorpusOption = None,
+    split: Annotated[
+        str, typer.Option("--split", metavar="SPLIT[,SPLIT]…", help="What to decode.")
+    ] = "test",
+    mode: ModeOption = None,
+    chunk_size: ChunkOption = None,
+    left_chunks: LeftOption = None,
+    beam_size: BeamOption = None,
+    ctc_weight: WeightOption = None,
+    devices: DevicesOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Decode and score a split; several modes share one encoder pass.
+
+    Example: rayasr decode runs/demo --store runs/demo/store --split test --out runs/demo/test
+    """
+    import json
+
+    from rayasr.checkpoint import load_model
+    from rayasr.config import with_corpora
+    from rayasr.data.store import Store
+    from rayasr.decode.split import decode_split, write_result
+    from rayasr.errors import ConfigError
+
+    if (store is None) == (not corpus):
+        raise ConfigError("decode needs one of --store STORE and --corpus DIR")
+    loaded = load_model(run, _device(devices))
+    modes = _modes(mode, loaded.decoding["default_mode"])
+    decoding = _decoding(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    source: Any
+    if store is not None:
+        source = Store.open(store)
+        _check_features(source, loaded)
+    else:
+        source = with_corpora(loaded.recipe, corpus or [])
+    splits = {
+        name: decode_split(loaded, source, name, modes, out, decoding=decoding)
+        for name in split.split(",")
+    }
+    default = loaded.decoding["default_mode"]
+    result = write_result(out, default if default in modes else modes[0], splits)
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for name, by_mode in splits.items():
+        for found, counts in by_mode.items():
+            typer.echo(f"{name} {found} {_rate(counts)}")
+    typer.echo(f"{out / 'result.json'}; hypotheses and alignments beside it, by split and mode")
+
+
+def score(
+    reference: Annotated[Path, typer.Argument(metavar="REF", help="Kaldi text: key, text.")],
+    hypothesis: Annotated[Path, typer.Argument(metavar="HYP", help="The same for hypotheses.")],
+    unit: Annotated[
+        str, typer.Option("--unit", metavar="char|word|mixed", help="What errors are counted in.")
+    ] = "char",
+    utt2spk: Annotated[
+        Path | None,
+        typer.Option("--utt2spk", metavar="FILE", help="Speakers, for the interval."),
+    ] = None,
+    alignments: Annotated[
+        Path | None, typer.Option("--alignments", metavar="FILE", help="Write alignments there.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Errors between two text files, with a 95 % interval.
+
+    A missing hypothesis counts as deletions. Example: rayasr score ref hyp --unit word
+    """
+    import json
+
+    from rayasr.errors import ConfigError
+    from rayasr.score import UNIT_RULES, alignment_text, score_files
+    from rayasr.storage import write_atomic
+
+    if unit not in UNIT_RULES:
+        raise ConfigError(f"--unit '{unit}' is not one of {', '.join(UNIT_RULES)}")
+    found = score_files(reference, hypothesis, unit, utt2spk)
+    rule = f"{UNIT_RULES[found.unit]}; text as it stands in the files"
+    if alignments is not None:
+        write_atomic(alignments, alignment_text(found))
+    if as_json:
+        values = found.to_json() | {"unit": unit, "text_rule": rule, "missing": found.missing}
+        typer.echo(json.dumps(values, ensure_ascii=False))
+        return
+    typer.echo(found.sentence())
+    typer.echo(f"counted in {rule}")
+    if found.missing:
+        typer.echo(f"{len(found.missing)} without a hypothesis: {', '.join(found.missing[:5])}")
+
+
+def transcribe(
+    run: ModelArgument,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings.")],
+    mode: ModeOption = None,
+    chunk_size: ChunkOption = None,
+    left_chunks: LeftOption = None,
+    beam_size: BeamOption = None,
+    ctc_weight: WeightOption = None,
+    devices: DevicesOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Write down recordings, a line each (file, tab, text), in the order given.
+
+    A file that cannot be read is named on stderr, the others are transcribed; exit code 3.
+
+    Example: rayasr transcribe runs/demo a.wav b.flac
+    """
+    import json
+    import sys
+
+    from rayasr.checkpoint import load_model
+    from rayasr.decode.recognizer import Recognizer
+    from rayasr.decode.transcribe import transcribe as transcribe_files
+    from rayasr.errors import ConfigError, DataError
+
+    loaded = load_model(run, _device(devices))
+    modes = _modes(mode, loaded.decoding["default_mode"])
+    if len(modes) > 1:
+        raise ConfigError("transcribe takes one --mode; `rayasr decode` compares several")
+    decoding = _decoding(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    failed = 0
+    for found in transcribe_files(Recognizer(loaded, decoding), files, modes[0], loaded.recipe):
+        if found.error is not None:
+            failed += 1
+            print(f"rayasr: {found.error}", file=sys.stderr)
+        elif as_json:
+            values = {
+                "file": found.file,
+                "text": found.text,
+                "score": round(found.score, 6),
+                "times": found.times,
+            }
+            print(json.dumps(values, ensure_ascii=False), flush=True)
+        else:
+            print(f"{found.file}\t{found.text}", flush=True)
+    if failed:
+        raise typer.Exit(DataError.exit_code)
+
+
+def _modes(text: str | None, default: str) -> "list[Mode]":
+    """Modes named in an option, each once; raises ConfigError for one that is not known."""
+    from rayasr.config import DECODE_MODES
+    from rayasr.errors import ConfigError
+
+    names = list(dict.fromkeys((text or default).split(",")))
+    for name in names:
+        if name not in DECODE_MODES:
+            raise ConfigError(f"unknown mode '{name}'; the modes are {', '.join(DECODE_MODES)}")
+    return names  # type: ignore[return-value]  # looked at one by one above
+
+
+def _decoding(
+    loaded: Any,
+    chunk_size: int | None,
+    left_chunks: int | None,
+    beam_size: int | None,
+    ctc_weight: float | None,
+) -> Any:
+    """The model's settings with those that were given; raises ConfigError."""
+    from rayasr.decode.recognizer import Decoding
+    from rayasr.errors import ConfigError
+
+    if left_chunks is not None and chunk_size is None:
+        raise ConfigError("--left-chunks needs --chunk-size; full context has no chunks")
+    if chunk_size is not None and not loaded.recipe.model.encoder.dynamic_chunk:
+        raise ConfigError(
+            "this model was trained on full context only; --chunk-size needs a model trained with "
+            "model.encoder.dynamic_chunk"
+        )
+    given = {
+        "chunk_size": chunk_size,
+        "left_chunks": left_chunks,
+        "beam_size": beam_size,
+        "ctc_weight": ctc_weight,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    return Decoding.of(loaded, **changes)
+
+
+def _check_features(store: Any, loaded: Any) -> None:
+    """Raise DataError where a store's features are others than the model was trained on."""
+    from rayasr.errors import DataError
+
+    ours, theirs = loaded.recipe.features, store.recipe.features
+    same = ours.model_copy(update={"dither": theirs.dither, "backend": theirs.backend})
+    if same != theirs:
+        raise DataError(
+            f"store {store.path} has other features than the model was trained on; "
+            "decode from the recordings by --corpus DIR"
+        )
+
+
+def _rate(counts: dict[str, Any]) -> str:
+    name = "cer" if "cer" in counts else "wer"
+    low, high = counts["ci95"]
+    return (
+        f"{name.upper()} {counts[name]:.2f} % ({counts['errors']} errors of "
+        f"{counts['reference_units']}: {counts['sub']} sub, {counts['del']} del, "
+        f"{counts['ins']} ins), 95 % {low:.2f}-{high:.2f}"
+    )
+
+
+def _device(devices: str) -> str:
+    import torch
+
+    from rayasr.errors import ConfigError
+
+    if devices not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--devices '{devices}' is not one of auto, cpu, cuda")
+    if devices == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--devices cuda: torch sees no GPU here; use auto or cpu")
+    return "cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu"

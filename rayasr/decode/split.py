@@ -1,0 +1,294 @@
+"""Decode a whole split, score it and leave the files; choose a model's decoding settings on dev."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import kaldialign
+import torch
+from torch import Tensor
+
+from rayasr import storage
+from rayasr.checkpoint import LoadedModel
+from rayasr.config import DECODE_MODES, DecodeConfig, Mode, Recipe
+from rayasr.corpora.read import read_corpora
+from rayasr.data.audio import AudioError, load_audio
+from rayasr.data.batch_plan import fixed_batches
+from rayasr.data.fbank import Fbank
+from rayasr.data.manifest import Manifest, Utterance
+from rayasr.data.store import Store
+from rayasr.decode.recognizer import Decoded, Decoding, Hypothesis, Recognizer
+from rayasr.decode.rescoring import ScoredNbest
+from rayasr.errors import DataError
+from rayasr.logs import note, progress
+from rayasr.score import UNIT_RULES, Score, alignment_text, score_texts, write_text_file
+from rayasr.text import normalize_text, split_units
+
+LOADED_AT_ONCE = 256
+"""Recordings of a corpus folder in memory together; batches are made among them by length."""
+
+Rows = Iterator[list[tuple[int, Tensor]]]
+"""Batches of (position in the split, features)."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What is to be decoded: a split of a store, or of a corpus folder."""
+
+    name: str
+    keys: Sequence[str]
+    references: Mapping[str, str]
+    speakers: Mapping[str, str]
+    features: str
+    """What the features are, for a person."""
+    batches: Rows
+
+
+def from_store(store: Store, split: str, max_padded_frames: int) -> Material:
+    """A split of a store, with the store's features; raises DataError for one it lacks."""
+    columns = store.split(split)
+    names = columns.speaker_names
+    if rejected := sum(reject.split == split for reject in store.rejects):
+        note(f"{split}: {rejected} utterances were rejected when the store was made, not counted")
+
+    def batches() -> Rows:
+        for rows in fixed_batches(columns.frames[:, 0], max_padded_frames):
+            yield [(i, store.features(split, i)) for i in rows]
+
+    return Material(
+        split,
+        columns.keys,
+        dict(zip(columns.keys, columns.texts, strict=True)),
+        {k: names[s] for k, s in zip(columns.keys, columns.speakers, strict=True) if names[s]},
+        "float32 features" if store.info["payload"] == "pcm" else "the store's float16 features",
+        batches(),
+    )
+
+
+def from_corpora(recipe: Recipe, split: str, max_padded_frames: int) -> Material:
+    """A split of the recipe's corpora, with float32 features computed from the recordings.
+
+    A recording that cannot be used gets an empty hypothesis: its units count as deletions.
+    """
+    manifest = read_corpora(
+        recipe.corpora, dev_fraction=recipe.store.dev_fraction, seed=recipe.seed, notes=note
+    )
+    utterances = [item for item in manifest.utterances if item.split == split]
+    if not utterances:
+        there = ", ".join(manifest.splits()) or "none"
+        raise DataError(f"{manifest.roots[0]} has no split '{split}'; it has {there}")
+    if rejected := [reject for reject in manifest.rejects if reject.split == split]:
+        first = rejected[0]
+        note(
+            f"{split}: {len(rejected)} utterances cannot be decoded and are not counted, "
+            f"the first: {first.key} ({first.reason})"
+        )
+    return Material(
+        split,
+        [item.key for item in utterances],
+        {item.key: normalize_text(item.text, recipe.text) for item in utterances},
+        {item.key: item.speaker for item in utterances if item.speaker},
+        "float32 features",
+        _corpus_batches(manifest, utterances, recipe, max_padded_frames),
+    )
+
+
+def decode_split(
+    loaded: LoadedModel,
+    source: Store | Recipe,
+    split: str,
+    modes: Sequence[Mode],
+    out: str | Path,
+    *,
+    decoding: Decoding | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Decode and score one split of a store, or of a recipe's corpora; result.json's part by mode.
+
+    Leaves OUT/SPLIT/MODE/{hyp, ref, alignments, utterances.jsonl}. All modes share one encoder
+    pass. References are scored as text: a unit that the model lacks is an error.
+    """
+    config = loaded.recipe.decode
+    find = from_store if isinstance(source, Store) else from_corpora
+    material = find(source, split, config.max_padded_frames)  # type: ignore[arg-type]
+    recognizer = Recognizer(loaded, decoding)
+    decoded = _decode(recognizer, material, modes)
+    results: dict[str, dict[str, Any]] = {}
+    for mode in modes:
+        hypotheses = decoded.hypotheses[mode]
+        texts = {
+            key: recognizer.text(item) for key, item in zip(material.keys, hypotheses, strict=True)
+        }
+        score = score_texts(material.references, texts, config.unit, material.speakers)
+        _write_mode(Path(out) / split / mode, material, texts, hypotheses, score)
+        results[mode] = score.to_json()
+        note(f"{split} {mode}: {score.sentence()}")
+    rule = text_rule(loaded.recipe)
+    note(f"{split}: counted in {UNIT_RULES[config.unit]}; {rule}; {material.features}")
+    return results
+
+
+def text_rule(recipe: Recipe) -> str:
+    """How texts were normalised before scoring, for a person."""
+    text = recipe.text
+    parts = [f"case {text.case}" if text.case == "keep" else f"{text.case} case"]
+    parts.append("punctuation " + ("removed" if text.punctuation == "remove" else "kept"))
+    return "text NFKC, " + ", ".join(parts)
+
+
+def write_result(
+    out: str | Path, default_mode: str, splits: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Write OUT/result.json; raises DataError."""
+    result = {"default_mode": default_mode, "splits": splits}
+    storage.write_json(storage.join(out, "result.json"), result)
+    return result
+
+
+def choose_decoding(
+    loaded: LoadedModel, store: Store, config: DecodeConfig, split: str = "dev"
+) -> dict[str, Any]:
+    """Rescoring's CTC weight and the default mode with the fewest errors on dev: decoding.json.
+
+    Equal errors: of modes the cheaper one; of weights the middle of the longest run of best ones,
+    which is farthest from where errors begin (of two middles the larger).
+    """
+    chosen: dict[str, Any] = {
+        "default_mode": config.modes[0],
+        "ctc_weight": loaded.decoding.get("ctc_weight", 0.5),
+        "reverse_weight": config.reverse_weight,
+        "beam_size": config.beam_size,
+        "chosen_on": None,
+    }
+    if split not in store.info["splits"] or not len(store.split(split)):
+        note(f"the store has no {split} split; decoding settings stay {chosen['default_mode']}")
+        return chosen
+    settings = Decoding.of(loaded, beam_size=config.beam_size, reverse_weight=config.reverse_weight)
+    recognizer = Recognizer(loaded, settings)
+    material = from_store(store, split, config.max_padded_frames)
+    modes = [mode for mode in DECODE_MODES if mode in config.modes]
+    decoded = _decode(recognizer, material, modes)
+    count = _ErrorCounter(recognizer, material, config)
+    errors = {mode: count.errors(decoded.hypotheses[mode]) for mode in modes}
+    if "attention_rescoring" in modes:
+        weights = tuple(sorted(set(config.ctc_weights))) or (float(chosen["ctc_weight"]),)
+        by_weight = [count.rescored_errors(decoded.scored, weight) for weight in weights]
+        best = middle_of_best(by_weight)
+        chosen["ctc_weight"] = weights[best]
+        errors["attention_rescoring"] = by_weight[best]
+        chosen["errors_by_ctc_weight"] = dict(zip(map(str, weights), by_weight, strict=True))
+    chosen["default_mode"] = min(modes, key=errors.__getitem__)  # ties: the first, the cheapest
+    chosen |= {"chosen_on": split, "errors": errors, "reference_units": count.reference_units}
+    return chosen
+
+
+def middle_of_best(errors: Sequence[int]) -> int:
+    """Position in the middle of the longest run of smallest values; of two the later one."""
+    least = min(errors)
+    longest, start = (0, 0), 0
+    for i, value in enumerate([*errors, least + 1]):
+        if value != least:
+            longest = max(longest, (i - start, start), key=lambda run: run[0])
+            start = i + 1
+    length, first = longest
+    return first + length // 2
+
+
+class _ErrorCounter:
+    """Errors of hypotheses for a split, each text compared once."""
+
+    def __init__(self, recognizer: Recognizer, material: Material, config: DecodeConfig) -> None:
+        self._recognizer = recognizer
+        self._unit = config.unit
+        self._reverse_weight = config.reverse_weight
+        self._references = [
+            split_units(material.references[key], config.unit) for key in material.keys
+        ]
+        self._known: dict[tuple[int, tuple[int, ...]], int] = {}
+        self.reference_units = sum(map(len, self._references))
+
+    def errors(self, hypotheses: Sequence[Hypothesis]) -> int:
+        return sum(self._one(i, item.units) for i, item in enumerate(hypotheses))
+
+    def rescored_errors(self, scored: Sequence[ScoredNbest | None], ctc_weight: float) -> int:
+        """Errors of what rescoring would choose with another CTC weight."""
+        return sum(
+            self._one(i, item.best(ctc_weight, self._reverse_weight).units if item else ())
+            for i, item in enumerate(scored)
+        )
+
+    def _one(self, i: int, units: tuple[int, ...]) -> int:
+        if (i, units) not in self._known:
+            text = split_units(self._recognizer.tokenizer.decode(units), self._unit)
+            distance = kaldialign.edit_distance(self._references[i], text)
+            self._known[i, units] = int(distance["total"])
+        return self._known[i, units]
+
+
+def _decode(recognizer: Recognizer, material: Material, modes: Sequence[Mode]) -> Decoded:
+    """Decode everything, in the order of `material.keys`."""
+    total = len(material.keys)
+    nothing = Hypothesis((), 0.0, ())
+    hypotheses: dict[Mode, list[Hypothesis]] = {mode: [nothing] * total for mode in modes}
+    scored: list[ScoredNbest | None] = [None] * total
+    done = 0
+    with progress(f"decode {material.name}", total) as bar:
+        for batch in material.batches:
+            found = recognizer.decode_batch([features for _, features in batch], modes)
+            for position, (i, _) in enumerate(batch):
+                scored[i] = found.scored[position]
+                for mode in modes:
+                    hypotheses[mode][i] = found.hypotheses[mode][position]
+            done += len(batch)
+            bar.update(done)
+    return Decoded(hypotheses, scored)
+
+
+def _corpus_batches(
+    manifest: Manifest, utterances: Sequence[Utterance], recipe: Recipe, max_padded_frames: int
+) -> Rows:
+    fbank = Fbank(recipe.features)
+    for start in range(0, len(utterances), LOADED_AT_ONCE):
+        loaded = []
+        for item in utterances[start : start + LOADED_AT_ONCE]:
+            try:
+                path = manifest.audio_path(item)
+                rate = recipe.features.sample_rate
+                loaded.append(fbank(load_audio(path, rate, item.start_s, item.end_s)))
+            except AudioError as error:
+                note(f"{item.key}: {error}; all of its text counts as deletions")
+                loaded.append(torch.zeros(0, recipe.features.num_mel_bins))
+        lengths = torch.tensor([len(features) for features in loaded]).numpy()
+        for rows in fixed_batches(lengths, max_padded_frames):
+            yield [(start + i, loaded[i]) for i in rows]
+
+
+def _write_mode(
+    folder: Path,
+    material: Material,
+    texts: Mapping[str, str],
+    hypotheses: Sequence[Hypothesis],
+    score: Score,
+) -> None:
+    write_text_file(folder / "hyp", texts)
+    write_text_file(folder / "ref", material.references)
+    storage.write_atomic(folder / "alignments", alignment_text(score))
+    lines = []
+    for item, hypothesis in zip(score.utterances, hypotheses, strict=True):
+        counts = item.counts
+        row = {
+            "key": item.key,
+            "speaker": material.speakers.get(item.key),
+            "text": texts[item.key],
+            "reference": material.references[item.key],
+            "score": round(hypothesis.score, 6),
+            "times": [round(t, 3) for t in hypothesis.times],
+            "errors": counts.errors,
+            "reference_units": counts.reference_units,
+            "sub": counts.sub,
+            "del": counts.dele,
+            "ins": counts.ins,
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    storage.write_atomic(folder / "utterances.jsonl", "".join(lines))

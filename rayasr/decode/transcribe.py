@@ -1,0 +1,157 @@
+"""Recordings to text: any length, in the order given, one bad file never stops the rest."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rayasr.config import Mode, Recipe
+from rayasr.data.audio import AudioError, mix_down, read_audio, resample
+from rayasr.data.fbank import Fbank
+from rayasr.decode.recognizer import Hypothesis, Recognizer
+from rayasr.logs import PLAIN_INTERVAL_S, note
+from rayasr.text import is_cjk
+
+MAX_BATCH_FRAMES = 8000
+QUIET_WINDOW_S = 0.2
+"""A long recording is cut in the middle of its quietest stretch of this length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was recognised in one file, or why nothing could be."""
+
+    file: str
+    text: str
+    score: float
+    """Sum over the pieces that the recording was cut into."""
+    times: tuple[float, ...]
+    """Seconds from the start of the file, one per unit; () where they are not known."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Fbank (frames, F) of a stretch of a recording that starts at `start_s`."""
+
+    file: str
+    start_s: float
+    features: Tensor
+    is_last: bool
+    error: str | None = None
+
+
+def transcribe(
+    recognizer: Recognizer, files: Sequence[str | Path], mode: Mode, recipe: Recipe
+) -> Iterator[Transcript]:
+    """Transcripts of audio files, in order, each as soon as it is there.
+
+    Full context needs memory with the square of the length, so recordings longer than the recipe's
+    longest utterance (`store.max_seconds`) are read and decoded in pieces cut at quiet places. What
+    is silent or too short for one encoder frame has an empty text.
+    """
+    fbank = Fbank(recipe.features)
+    waiting: list[_Piece] = []
+    parts: list[tuple[float, Hypothesis]] = []  # of a recording that goes on
+    frames = 0
+    said = time.monotonic()
+    for piece in (piece for file in files for piece in _pieces(file, recipe, fbank)):
+        if waiting and max(frames, len(piece.features)) * (len(waiting) + 1) > max_frames(recipe):
+            yield from _flush(recognizer, waiting, parts, mode)
+            frames = 0
+        waiting.append(piece)
+        frames = max(frames, len(piece.features))
+        if piece.start_s and time.monotonic() - said > PLAIN_INTERVAL_S:
+            said = time.monotonic()
+            note(f"{piece.file}: {piece.start_s:.0f} s so far")
+    yield from _flush(recognizer, waiting, parts, mode)
+
+
+def max_frames(recipe: Recipe) -> int:
+    """Frames decoded together: few, so that the first transcripts come soon."""
+    return min(recipe.decode.max_padded_frames, MAX_BATCH_FRAMES)
+
+
+def quiet_cut(samples: Tensor, sample_rate: int) -> int:
+    """Where to cut samples (N,): in the middle of the quietest stretch of the second half."""
+    width = max(1, round(QUIET_WINDOW_S * sample_rate))
+    start = len(samples) // 2
+    tail = samples[start:].double().square()
+    if len(tail) < width:
+        return len(samples)
+    sums = torch.nn.functional.pad(tail.cumsum(0), (1, 0))
+    energy = sums[width:] - sums[:-width]
+    return start + int(energy.argmin()) + width // 2
+
+
+def _flush(
+    recognizer: Recognizer, waiting: list[_Piece], parts: list[tuple[float, Hypothesis]], mode: Mode
+) -> Iterator[Transcript]:
+    """Decode the waiting pieces together; transcripts of the recordings that end with them."""
+    found = recognizer.decode_batch([piece.features for piece in waiting], [mode])
+    for piece, hypothesis in zip(waiting, found.hypotheses[mode], strict=True):
+        parts.append((piece.start_s, hypothesis))
+        if piece.is_last:
+            yield _join(recognizer, piece, parts)
+            parts.clear()
+    waiting.clear()
+
+
+def _pieces(file: str | Path, recipe: Recipe, fbank: Fbank) -> Iterator[_Piece]:
+    """A recording's pieces; an unreadable one is a single piece without frames, with its error."""
+    rate, longest_s = recipe.features.sample_rate, recipe.store.max_seconds
+    name, start_s = str(file), 0.0
+    nothing = torch.zeros(0, recipe.features.num_mel_bins)
+    while True:
+        try:
+            recorded, recorded_rate = _read_stretch(file, start_s, longest_s)
+        except AudioError as error:
+            yield _Piece(name, start_s, nothing, True, str(error))
+            return
+        is_last = recorded.shape[1] < longest_s * recorded_rate - 2  # for rounding
+        try:
+            samples = resample(mix_down(recorded, file), recorded_rate, rate)
+        except AudioError as error:
+            silent = error.reason == "silent" or (start_s > 0 and error.reason == "empty_audio")
+            if is_last or not silent:
+                yield _Piece(name, start_s, nothing, True, None if silent else str(error))
+                return
+            start_s += longest_s
+            continue
+        if is_last:
+            yield _Piece(name, start_s, fbank(samples), True)
+            return
+        cut = quiet_cut(samples, rate)
+        yield _Piece(name, start_s, fbank(samples[:cut]), False)
+        start_s += cut / rate
+
+
+def _read_stretch(file: str | Path, start_s: float, longest_s: float) -> tuple[Tensor, int]:
+    """Samples (channels, N) of at most `longest_s` seconds; fewer only at the recording's end."""
+    try:
+        return read_audio(file, start_s, start_s + longest_s)
+    except AudioError as error:
+        if error.reason != "bad_segment":
+            raise
+    try:
+        return read_audio(file, start_s)  # it ends before start_s + longest_s
+    except AudioError as error:
+        if error.reason != "bad_segment" or start_s == 0:
+            raise
+        return torch.zeros(1, 0), 1  # the stretch before this one was silent to the end
+
+
+def _join(
+    recognizer: Recognizer, last: _Piece, parts: Sequence[tuple[float, Hypothesis]]
+) -> Transcript:
+    text = ""
+    for _, hypothesis in parts:
+        more = recognizer.text(hypothesis)
+        apart = text and more and not (is_cjk(text[-1]) or is_cjk(more[0]))
+        text += f" {more}" if apart else more
+    times = [round(start_s + time_s, 3) for start_s, item in parts for time_s in item.times]
+    score = sum(hypothesis.score for _, hypothesis in parts)
+    return Transcript(last.file, text, score, tuple(times), last.error)
