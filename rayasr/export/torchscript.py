@@ -1,0 +1,266 @@
+"""TorchScript for WeNet's C++ runtime: one file with the model, CMVN inside, and units.txt.
+
+The model itself has the runtime's interface (see the end of `rayasr.model.u2`), so exporting is
+scripting, and a scripted model decodes like any other: the error rates below come from the files.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rayasr import storage
+from rayasr.checkpoint import LoadedModel, load_model
+from rayasr.config import Mode
+from rayasr.data.batch_plan import fixed_batches
+from rayasr.data.store import Store
+from rayasr.decode.recognizer import Recognizer
+from rayasr.errors import CheckpointError, DataError
+from rayasr.logs import note, progress
+from rayasr.model.u2 import U2Model
+from rayasr.score import RATE_NAMES, Score, score_texts
+
+FLOAT_FILE = "final.zip"
+INT8_FILE = "final_quant.zip"
+CHECK_CHUNK = 16
+CHECK_FRAMES = 331
+"""Some chunks and a shorter last one."""
+TOLERANCE = 1e-3
+"""Largest difference of a log-probability between the exported model and the checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What was written, how near it is to the checkpoint, and what int8 costs."""
+
+    folder: str
+    sizes: dict[str, int]
+    """Bytes by file."""
+    max_difference: float
+    """Of log-probabilities between final.zip and the checkpoint."""
+    dev: dict[str, dict[str, Any]]
+    """Error rates on the store's dev split by file; {} without a store."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def export_torchscript(
+    run: str | Path,
+    out: str | Path,
+    *,
+    int8: bool = False,
+    store: str | Path | None = None,
+    notes: Callable[[str], None] = note,
+) -> ExportReport:
+    """Write final.zip and units.txt, with `int8` also final_quant.zip; `run`: a run or its model.
+
+    What was written is loaded again and compared with the checkpoint. With a store the files'
+    error rates on its dev split are told. Raises CheckpointError, DataError.
+    """
+    loaded = load_model(run)
+    dev = None if store is None else _open_dev(store, loaded)
+    folder = Path(out)
+    storage.make_folder(folder)
+    loaded.tokenizer.save(folder)
+    names = [FLOAT_FILE]
+    _write(folder / FLOAT_FILE, loaded.model)
+    difference = _check(folder / FLOAT_FILE, loaded, TOLERANCE)
+    if int8:
+        names.append(INT8_FILE)
+        _write(folder / INT8_FILE, quantized(loaded.model))
+        _check(folder / INT8_FILE, loaded, float("inf"))
+    rates: dict[str, dict[str, Any]] = {}
+    for name in names if dev is not None else ():
+        score = _score(folder / name, loaded, cast(Store, dev), name)
+        rates[name] = score.to_json()
+        notes(f"{name} on dev, {_mode(loaded)}: {_rate(score)}")
+    if int8 and dev is None:
+        notes("give --store to see what int8 costs in errors on the dev split")
+    sizes = {name: (folder / name).stat().st_size for name in names}
+    return ExportReport(str(folder), sizes, difference, rates)
+
+
+def script(model: nn.Module) -> bytes:
+    """A model as TorchScript, in the bytes of its file."""
+    buffer = io.BytesIO()
+    with _quiet():
+        torch.jit.save(torch.jit.script(model), buffer)
+    return buffer.getvalue()
+
+
+def quantized(model: U2Model) -> nn.Module:
+    """A copy whose linear layers have int8 weights, scaled by channel; activations as they come."""
+    from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
+
+    linears = {nn.Linear: per_channel_dynamic_qconfig}
+    with _quiet(), _quantized_engine():
+        converted: nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
+            deepcopy(model).eval(), linears, dtype=torch.qint8
+        )
+    return converted
+
+
+def load_script(path: str | Path) -> Any:
+    """An exported model; raises CheckpointError where it cannot be loaded."""
+    with _quiet():
+        try:
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+            return module.eval()
+        except (RuntimeError, ValueError, OSError) as error:
+            raise CheckpointError(
+                f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); export it again"
+            ) from error
+
+
+@torch.no_grad()
+def run_chunks(module: Any, features: Tensor, chunk_size: int) -> Tensor:
+    """Encoder frames (1, T', D) of raw fbank (T, F), chunk after chunk as the runtime calls it.
+
+    `chunk_size` <= 0: everything at once.
+    """
+    rate, context = module.subsampling_rate(), module.right_context()
+    step = chunk_size * rate if chunk_size > 0 else len(features)
+    att_cache = cnn_cache = torch.zeros(0, 0, 0, 0)
+    outputs: list[Tensor] = []
+    offset = 0
+    for start in range(0, len(features) - context, step):
+        window = features[start : start + step + context + 1 - rate]
+        out, att_cache, cnn_cache = module.forward_encoder_chunk(
+            window[None], offset, -1, att_cache, cnn_cache
+        )
+        outputs.append(out)
+        offset += out.size(1)
+    return torch.cat(outputs, dim=1)
+
+
+def _write(path: Path, model: nn.Module) -> None:
+    """Script a model into a file; raises CheckpointError, DataError."""
+    try:
+        content = script(model)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path.name}: the model cannot be scripted: {str(error).strip().splitlines()[0]}"
+        ) from error
+    storage.write_atomic(path, content)
+
+
+def _check(path: Path, loaded: LoadedModel, tolerance: float) -> float:
+    """Largest difference between an exported file and the checkpoint; a wrong file is removed.
+
+    Compared are log-probabilities of CTC and of the decoders on noise of the corpus's mean and
+    variance, in chunks where the model streams. Raises CheckpointError above the tolerance.
+    """
+    module = load_script(path)
+    encoder = loaded.recipe.model.encoder
+    streams = encoder.dynamic_chunk and (
+        encoder.kind == "transformer" or encoder.causal_convolution
+    )
+    worst = 0.0
+    for chunk_size in (CHECK_CHUNK, -1) if streams else (-1,):
+        expected = _log_probs(loaded.model, _noise(loaded), chunk_size, whole=True)
+        found = _log_probs(module, _noise(loaded), chunk_size, whole=False)
+        for wanted, got in zip(expected, found, strict=True):
+            same = wanted.shape == got.shape and bool(got.isfinite().all())
+            worst = max(worst, float((wanted - got).abs().max()) if same else float("inf"))
+    if not worst <= tolerance or worst == float("inf"):
+        path.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path} differs from {loaded.path} by {worst:.3g} in a log-probability, so it was "
+            "removed; please report this with the recipe"
+        )
+    return worst
+
+
+@torch.no_grad()
+def _log_probs(
+    module: Any, features: Tensor, chunk_size: int, *, whole: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CTC (1, T', V) and both decoders (2, L, V) on features (T, F): by mask or by chunks."""
+    if whole:
+        length = torch.tensor([len(features)])
+        encoder_out = module.encode(features[None], length, chunk_size, -1)[0]
+    else:
+        encoder_out = run_chunks(module, features, chunk_size)
+    sos = module.sos_symbol()
+    hyps = torch.tensor([[sos, 1, 0, 1], [sos, 1, sos, sos]])
+    weight = 0.5 if module.is_bidirectional_decoder() else 0.0
+    left, right = module.forward_attention_decoder(hyps, torch.tensor([4, 2]), encoder_out, weight)
+    return module.ctc_activation(encoder_out), left, right
+
+
+def _noise(loaded: LoadedModel) -> Tensor:
+    """Features (T, F) that have the corpus's mean and variance."""
+    mean, istd = (torch.from_numpy(values) for values in loaded.cmvn.mean_istd())
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(CHECK_FRAMES, len(mean), generator=generator) / istd + mean
+
+
+def _open_dev(path: str | Path, loaded: LoadedModel) -> Store:
+    """The store, if it has a dev split and this model's features; raises DataError."""
+    store = Store.open(path)
+    store.check_recipe(loaded.recipe)
+    if not len(store.split("dev")):
+        raise DataError(f"store {path} has no utterances in its dev split to compare with")
+    return store
+
+
+def _score(path: Path, loaded: LoadedModel, store: Store, title: str) -> Score:
+    """Errors of an exported file on the dev split, in the model's default mode, full context."""
+    # A scripted model has the methods that the recognizer calls.
+    scripted = replace(loaded, model=cast(U2Model, load_script(path)))
+    recognizer, mode, split = Recognizer(scripted), _mode(loaded), store.split("dev")
+    texts: dict[str, str] = {}
+    with progress(title, len(split)) as bar, _quiet(), _quantized_engine():
+        limit = loaded.recipe.decode.max_padded_frames
+        for rows in fixed_batches(split.frames[:, 0], limit):
+            features = [store.features("dev", row) for row in rows]
+            found = recognizer.decode_batch(features, [mode]).hypotheses[mode]
+            for row, hypothesis in zip(rows, found, strict=True):
+                texts[split.keys[row]] = recognizer.text(hypothesis)
+            bar.update(len(texts))
+    references = dict(zip(split.keys, split.texts, strict=True))
+    return score_texts(references, texts, loaded.recipe.decode.unit)
+
+
+def _mode(loaded: LoadedModel) -> Mode:
+    return cast(Mode, loaded.decoding["default_mode"])
+
+
+def _rate(score: Score) -> str:
+    counts = score.counts
+    name = RATE_NAMES[score.unit].upper()
+    return f"{name} {counts.rate:.2f} % ({counts.errors} of {counts.reference_units})"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch 2.13 announces the end of TorchScript and of eager quantisation; both still work."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_", UserWarning)
+        warnings.filterwarnings("ignore", "Currently, qnnpack", UserWarning)
+        yield
+
+
+@contextmanager
+def _quantized_engine() -> Iterator[None]:
+    """This machine's int8 kernels: x86 (fbgemm or onednn, as fits), else qnnpack (ARM)."""
+    engines: Any = torch.backends.quantized
+    before = engines.engine
+    known = [name for name in ("x86", "fbgemm", "qnnpack") if name in engines.supported_engines]
+    if before == "none" and not known:
+        raise DataError("this torch has no int8 kernels; export without --int8")
+    engines.engine = known[0] if known else before
+    try:
+        yield
+    finally:
+        engines.engine = before

@@ -1,0 +1,226 @@
+"""Exported models do what the checkpoint does, called as WeNet's C++ runtime calls them."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rayasr.checkpoint import LoadedModel, cmvn_tensors, load_model, save_model
+from rayasr.config import Recipe, parse_recipe
+from rayasr.data.cmvn import CmvnStats
+from rayasr.decode.recognizer import Decoding, Recognizer
+from rayasr.errors import CheckpointError, DataError
+from rayasr.export import torchscript
+from rayasr.export.torchscript import export_torchscript, load_script, run_chunks
+from rayasr.model.u2 import build_model
+from rayasr.tokenizer import Tokenizer
+from tests.runtime_driver import RuntimeDriver
+
+MEL = 20
+TOKENIZER = Tokenizer(["<blank>", "<unk>", *"零一二三四五六七八九", "<sos/eos>"])
+MODELS: dict[str, dict[str, Any]] = {
+    "u2pp_conformer": {},
+    "u2_transformer": {"encoder.kind": "transformer", "decoder.r_num_blocks": 0},
+    "subsampling_6": {"encoder.subsampling": 6},
+    "absolute_8": {"encoder.subsampling": 8, "encoder.positions": "absolute"},
+}
+
+
+def recipe(**changes: Any) -> Recipe:
+    encoder: dict[str, Any] = {
+        "output_size": 16,
+        "linear_units": 32,
+        "num_blocks": 2,
+        "attention_heads": 2,
+        "convolution_kernel": 4,
+        "subsampling_channels": 8,
+    }
+    decoder: dict[str, Any] = {
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 1,
+        "r_num_blocks": 1,
+    }
+    sections = {"encoder": encoder, "decoder": decoder}
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        sections[section][name] = value
+    return parse_recipe({"features": {"num_mel_bins": MEL}, "model": sections})
+
+
+def save(folder: Path, **changes: Any) -> Path:
+    """A model folder with random weights, sure enough of its units that hypotheses differ."""
+    settings = recipe(**changes)
+    rng = np.random.default_rng(0)
+    cmvn = CmvnStats.zeros(MEL).add(rng.normal(8.0, 3.0, (500, MEL)))
+    torch.manual_seed(0)
+    model = build_model(
+        settings.model,
+        num_mel_bins=MEL,
+        vocab_size=TOKENIZER.vocab_size,
+        sos_eos_id=TOKENIZER.sos_eos_id,
+        cmvn=cmvn_tensors(cmvn),
+    )
+    with torch.no_grad():
+        model.ctc.ctc_lo.weight *= 4.0
+    return save_model(folder / "model", model.state_dict(), settings, TOKENIZER, cmvn)
+
+
+def fbank(frames: int, seed: int = 0) -> Tensor:
+    """Features (T, F) that wander slowly, as speech does."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.randn(frames, MEL, generator=generator)
+    return 8.0 + 3.0 * torch.nn.functional.avg_pool1d(steps.T[None], 9, 1, 4)[0].T * 3.0
+
+
+class Exported(NamedTuple):
+    folder: Path
+    module: Any
+    loaded: LoadedModel
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("export")
+    report = export_torchscript(save(folder, **MODELS[request.param]), folder / "out")
+    assert report.max_difference < 1e-4
+    return Exported(folder / "out", load_script(folder / "out" / "final.zip"), load_model(folder))
+
+
+def test_runtime_interface(exported: Exported) -> None:
+    _, module, loaded = exported
+    encoder, decoder = loaded.recipe.model.encoder, loaded.recipe.model.decoder
+    assert module.subsampling_rate() == encoder.subsampling
+    assert module.right_context() == {4: 6, 6: 10, 8: 14}[encoder.subsampling]
+    assert module.sos_symbol() == module.eos_symbol() == TOKENIZER.sos_eos_id
+    assert module.is_bidirectional_decoder() is (decoder.r_num_blocks > 0)
+    empty = torch.zeros(0, 0, 0, 0)
+    out, att_cache, cnn_cache = module.forward_encoder_chunk(fbank(67)[None], 0, 4, empty, empty)
+    assert out.shape[0] == 1
+    assert att_cache.shape == (2, 2, 4, 16)  # blocks, heads, required_cache_size, keys and values
+    if encoder.kind == "conformer":
+        assert cnn_cache.shape == (2, 1, 16, 3)
+    log_probs = module.ctc_activation(out)
+    torch.testing.assert_close(log_probs.exp().sum(2), torch.ones(log_probs.shape[:2]))
+    hyps = torch.tensor([[12, 3, 4], [12, 5, 0]])  # padded with 0, as the runtime does
+    lengths = torch.tensor([3, 2])
+    left, right = module.forward_attention_decoder(hyps, lengths, out, 0.3)
+    assert left.shape == (2, 3, TOKENIZER.vocab_size)
+    if module.is_bidirectional_decoder():
+        assert right.shape == left.shape
+
+
+def test_units_stand_beside_the_model(exported: Exported) -> None:
+    lines = (exported.folder / "units.txt").read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "<blank> 0"
+    assert lines[-1] == "<sos/eos> 12"
+
+
+@pytest.mark.parametrize(("chunk_size", "left_chunks"), [(16, -1), (4, 2), (-1, -1)])
+@pytest.mark.parametrize("frames", [130, 90])
+def test_runtime_finds_our_hypotheses(
+    exported: Exported, chunk_size: int, left_chunks: int, frames: int
+) -> None:
+    _, module, loaded = exported
+    bidirectional = loaded.model.is_bidirectional_decoder()
+    reverse_weight = 0.3 if bidirectional else 0.0
+    driver = RuntimeDriver(module, chunk_size, left_chunks, reverse_weight=reverse_weight)
+    features = fbank(frames, seed=frames)
+    decoded = driver.decode(features)
+    ours = Recognizer(
+        loaded,
+        Decoding(chunk_size, left_chunks, ctc_weight=0.5, reverse_weight=reverse_weight),
+    ).decode_batch(
+        [features], ["ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring"]
+    )
+    expected = {mode: found[0] for mode, found in ours.hypotheses.items()}
+    with torch.no_grad():
+        encoder_out, _ = loaded.model.encode(
+            features[None], torch.tensor([frames]), chunk_size, left_chunks
+        )
+        log_probs = loaded.model.ctc_log_probs(encoder_out)[0]
+    torch.testing.assert_close(decoded.log_probs, log_probs, atol=1e-4, rtol=0)
+    assert decoded.greedy
+    assert decoded.greedy == expected["ctc_greedy_search"].units
+    assert decoded.nbest[0].units == expected["ctc_prefix_beam_search"].units
+    assert decoded.rescored == expected["attention_rescoring"].units
+
+
+def test_rest_of_one_encoder_frame_is_dropped_by_the_runtime(tmp_path: Path) -> None:
+    """The C++ runtime wants more than one encoder frame's context: it may lose the last frame."""
+    export_torchscript(save(tmp_path), tmp_path / "out")
+    driver = RuntimeDriver(load_script(tmp_path / "out" / "final.zip"), 4)
+    decoded = driver.decode(fbank(19 + 4))
+    assert len(decoded.log_probs) == 4  # ours: 5
+    assert run_chunks(driver.module, fbank(19 + 4), 4).shape[1] == 5
+
+
+def test_chunks_give_what_masks_give(exported: Exported) -> None:
+    _, module, loaded = exported
+    features = fbank(211)
+    with torch.no_grad():
+        expected, _ = loaded.model.encode(features[None], torch.tensor([211]), 3, -1)
+    torch.testing.assert_close(run_chunks(module, features, 3), expected, atol=1e-4, rtol=0)
+
+
+def test_non_causal_model_is_exported_for_full_context(tmp_path: Path) -> None:
+    changes = {
+        "encoder.causal_convolution": False,
+        "encoder.convolution_kernel": 5,
+        "encoder.dynamic_chunk": False,
+    }
+    report = export_torchscript(save(tmp_path, **changes), tmp_path / "out")
+    assert report.max_difference < 1e-4
+
+
+def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
+    notes: list[str] = []
+    report = export_torchscript(save(tmp_path), tmp_path / "out", int8=True, notes=notes.append)
+    assert set(report.sizes) == {"final.zip", "final_quant.zip"}
+    assert notes == ["give --store to see what int8 costs in errors on the dev split"]
+    module = load_script(tmp_path / "out" / "final_quant.zip")
+    loaded = load_model(tmp_path)
+    features = fbank(130)
+    with torch.no_grad():
+        expected, _ = loaded.model.encode(features[None], torch.tensor([130]), 16, -1)
+    found = run_chunks(module, features, 16)
+    assert float((found - expected).abs().max()) < 0.3
+    assert float((found - expected).abs().max()) > 1e-4  # it is quantised
+    assert RuntimeDriver(module, 16, reverse_weight=0.3).decode(features).greedy
+
+
+def test_a_file_that_differs_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path)
+
+    def spoil(_model: torch.nn.Module) -> bytes:
+        other = load_model(folder).model
+        with torch.no_grad():
+            other.ctc.ctc_lo.bias += torch.arange(13.0)
+        return torchscript_script(other)
+
+    torchscript_script = torchscript.script
+    monkeypatch.setattr(torchscript, "script", spoil)
+    with pytest.raises(CheckpointError, match="in a log-probability, so it was removed"):
+        export_torchscript(folder, tmp_path / "out")
+    assert not (tmp_path / "out" / "final.zip").exists()
+
+
+def test_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "final.zip"
+    path.write_bytes(b"PK\x03\x04 not a model")
+    with pytest.raises(CheckpointError, match=r"final\.zip cannot be loaded .*; export it again"):
+        load_script(path)
+
+
+def test_output_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(DataError, match="out"):
+        export_torchscript(save(tmp_path), tmp_path / "out")
+
+
+def test_no_model_to_export(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="neither a run nor a model folder"):
+        export_torchscript(tmp_path, tmp_path / "out")
