@@ -220,22 +220,29 @@ def bootstrap_ci95(
     samples: int = BOOTSTRAP_SAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of 100 x errors / units, drawing whole groups with replacement.
+    """95 % interval of 100 x errors / units, from samples drawn with replacement.
 
-    `errors` and `units` (N,) per utterance; groups are speakers, or each utterance its own.
+    `errors` and `units` (N,) per utterance; groups are speakers, or each utterance its own. A
+    sample draws groups, then as many utterances of each as it has: with a handful of speakers,
+    drawing speakers alone would promise far too much.
     """
     _, index = np.unique(np.asarray(groups), return_inverse=True)
-    num_groups = int(index.max()) + 1
-    group_errors = np.bincount(index, weights=errors)
-    group_units = np.bincount(index, weights=units)
+    order = np.argsort(index, kind="stable")
+    errors, units = errors[order], units[order]
+    sizes = np.bincount(index)
+    starts = np.cumsum(sizes) - sizes
     generator = np.random.default_rng(seed)
     rates: list[NDArray[np.float64]] = []
-    per_chunk = max(1, _CHUNK // num_groups)
-    for start in range(0, samples, per_chunk):
-        shape = (min(per_chunk, samples - start), num_groups)
-        drawn = generator.integers(num_groups, size=shape)
-        totals = np.maximum(group_units[drawn].sum(axis=1), 1)
-        rates.append(100.0 * group_errors[drawn].sum(axis=1) / totals)
+    per_chunk = max(1, _CHUNK // len(errors))
+    for first in range(0, samples, per_chunk):
+        shape = (min(per_chunk, samples - first), len(sizes))
+        drawn = generator.integers(len(sizes), size=shape)
+        counts = sizes[drawn].sum(axis=1)  # utterances of each sample
+        group = np.repeat(drawn.ravel(), sizes[drawn.ravel()])
+        chosen = starts[group] + generator.integers(sizes[group])
+        bounds = np.cumsum(counts) - counts
+        totals = np.maximum(np.add.reduceat(units[chosen], bounds), 1)
+        rates.append(100.0 * np.add.reduceat(errors[chosen], bounds) / totals)
     low, high = np.percentile(np.concatenate(rates), [2.5, 97.5])
     return float(low), float(high)
 
