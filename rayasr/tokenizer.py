@@ -119,15 +119,15 @@ def build_tokenizer(texts: Iterable[str], config: UnitsConfig, seed: int = 0) ->
         raise DataError("there is no training text to build units from; check the transcripts")
     bpe_model: bytes | None = None
     chars: set[str] = set()
-    if config.kind == "char":
-        chars = set("".join(ordered).replace(" ", SPACE))
-    elif config.kind == "bpe":
+    if config.kind == "bpe":
         bpe_model = _train_bpe(ordered, config.bpe_size, seed)
-    else:
-        parts = [split_cjk(text) for text in ordered]
-        chars = {part for text in parts for part in text if is_cjk(part)}
-        latin = [part for text in parts for part in text if not is_cjk(part)]
-        bpe_model = _train_bpe(latin, config.bpe_size, seed) if latin else None
+    elif config.kind == "mixed":
+        parts = [part for text in ordered for part in split_cjk(text)]
+        chars = {part for part in parts if is_cjk(part)}
+        between = [part for part in parts if not is_cjk(part)]
+        bpe_model = _train_bpe(between, config.bpe_size, seed) if between else None
+    if bpe_model is None:
+        chars = set("".join(ordered).replace(" ", SPACE))
     units = sorted(chars)
     if bpe_model is not None:
         units += _pieces(_open_bpe(bpe_model))
