@@ -1,0 +1,219 @@
+"""The loop without Ray: interrupted and resumed bit for bit, limits, refusals, warnings."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rayasr.checkpoint import Checkpoint, list_checkpoints
+from rayasr.errors import CheckpointError, ConfigError, TrainingError
+from rayasr.logs import read_metrics
+from rayasr.train import step as step_module
+from rayasr.train.loop import FitOptions, FitResult, fit
+from rayasr.train.reporter import Reporter
+from rayasr.train.resume import prepare_resume
+from rayasr.train.world import World
+from tests.factories import make_store, make_tone_corpus, tiny_training_recipe
+
+EVERY_STEP = ("loss", "loss_ctc", "loss_att", "lr", "grad_norm", "padding", "audio_hours")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store")
+    corpus = make_tone_corpus(folder / "corpus", train=40, dev=4, test=2)
+    make_store(folder / "store", corpus, tiny_training_recipe())
+    return folder / "store"
+
+
+def train(store: Path, run: Path, *, stop_before: int | None = None, **changes) -> FitResult:
+    """Fit a tiny recipe; stop at the step whose number is asked for."""
+    messages: list[str] = []
+    asked = 0
+
+    def stop_requested() -> bool:
+        nonlocal asked
+        asked += 1
+        return stop_before is not None and asked >= stop_before
+
+    reporter = Reporter(note=messages.append, stop_requested=stop_requested)
+    result = fit(
+        tiny_training_recipe(**changes), store, run, world=World.single(), reporter=reporter
+    )
+    (run / "messages.txt").write_text("\n".join(messages))
+    return result
+
+
+def newest(run: Path) -> Checkpoint:
+    return list_checkpoints(run)[-1]
+
+
+def assert_same_end(a: Path, b: Path) -> None:
+    """Weights, moments and logged figures of two runs are equal, bit for bit."""
+    for read in (Checkpoint.model, Checkpoint.optimizer):
+        left, right = read(newest(a)), read(newest(b))
+        assert left.keys() == right.keys()
+        assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    rows = [
+        [
+            {key: row.get(key) for key in ("step", *EVERY_STEP, "dev_loss")}
+            for row in read_metrics(r)
+        ]
+        for r in (a, b)
+    ]
+    assert rows[0] == rows[1]
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(store: Path, tmp_path: Path):
+    settings = {"train__log_every_steps": 2, "train__validate_every_steps": 4}
+    whole = train(store, tmp_path / "whole", **settings)
+    assert whole.finished
+    assert whole.step == whole.total_steps > 6
+    first = train(store, tmp_path / "broken", stop_before=3, **settings)
+    assert (first.finished, first.reason, first.step) == (False, "stopped", 3)
+    second = train(store, tmp_path / "broken", stop_before=2, **settings)
+    assert second.step == 5
+    assert train(store, tmp_path / "broken", **settings).finished
+    assert_same_end(tmp_path / "whole", tmp_path / "broken")
+    assert "going on from" in (tmp_path / "broken" / "messages.txt").read_text()
+
+
+def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(store: Path, tmp_path: Path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train(store, whole, checkpoint__every_steps=2)
+    train(store, broken, checkpoint__every_steps=2, stop_before=5)
+    newest(broken).path.joinpath("model.safetensors").write_bytes(b"cut off")
+    train(store, broken, checkpoint__every_steps=2)
+    assert "passed over" in (broken / "messages.txt").read_text()
+    assert_same_end(whole, broken)
+    steps = [row["step"] for row in read_metrics(broken) if "loss" in row]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_finished_run_has_nothing_to_do(store: Path, tmp_path: Path):
+    train(store, tmp_path, train__epochs=1)
+    before = newest(tmp_path).path.stat().st_mtime_ns
+    assert train(store, tmp_path, train__epochs=1).finished
+    assert newest(tmp_path).path.stat().st_mtime_ns == before
+
+
+def test_another_recipe_is_refused_with_what_differs(store: Path, tmp_path: Path):
+    train(store, tmp_path, train__epochs=1)
+    with pytest.raises(CheckpointError, match=r"optim\.lr 0\.002 there, 0\.5 here"):
+        train(store, tmp_path, train__epochs=1, optim__lr=0.5)
+    with pytest.raises(CheckpointError, match=r"train\.epochs 1 there, 2 here"):
+        train(store, tmp_path, train__epochs=2)
+
+
+def test_more_epochs_may_follow_where_no_step_depends_on_them(store: Path, tmp_path: Path):
+    settings = {"optim__schedule": "warmup", "optim__warmup_steps": 5}
+    train(store, tmp_path, train__epochs=1, **settings)
+    assert train(store, tmp_path, train__epochs=2, **settings).finished
+
+
+def test_resume_never_starts_over_and_a_path_goes_back(store: Path, tmp_path: Path):
+    run, recipe = tmp_path / "run", tiny_training_recipe(checkpoint__every_steps=2)
+    train(store, run, checkpoint__every_steps=2)
+    steps = [checkpoint.step for checkpoint in list_checkpoints(run)]
+    prepare_resume(recipe, run, str(list_checkpoints(run)[0].path), lambda _: None)
+    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == steps[:1]
+    other = tmp_path / "other"
+    prepare_resume(recipe, other, str(list_checkpoints(run)[0].path), lambda _: None)
+    assert newest(other).step == steps[0]
+    with pytest.raises(CheckpointError, match="is not a checkpoint"):
+        prepare_resume(recipe, run, str(tmp_path), lambda _: None)
+    prepare_resume(recipe, run, "never", lambda _: None)
+    assert list_checkpoints(run) == []
+
+
+def test_the_time_limit_ends_with_a_validated_checkpoint(store: Path, tmp_path: Path):
+    options = FitOptions(max_time_s=1e-9)
+    reporter = Reporter(note=lambda _: None)
+    recipe = tiny_training_recipe()
+    world = World.single()
+    result = fit(recipe, store, tmp_path, world=world, reporter=reporter, options=options)
+    assert (result.finished, result.reason, result.step) == (False, "time", 1)
+    assert newest(tmp_path).dev_loss == result.validation["dev_loss"]
+    again = fit(recipe, store, tmp_path, world=world, reporter=reporter)
+    assert again.finished
+
+
+def test_dry_run_tells_the_cost_and_keeps_nothing(store: Path, tmp_path: Path):
+    messages: list[str] = []
+    result = fit(
+        tiny_training_recipe(),
+        store,
+        tmp_path,
+        world=World.single(),
+        reporter=Reporter(note=messages.append),
+        options=FitOptions(dry_run=True),
+    )
+    assert result.reason == "dry run"
+    assert "parameters" in messages[-1]
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_what_several_workers_cannot_do_is_refused(store: Path, tmp_path: Path):
+    five = replace(World.single(), size=5)
+    with pytest.raises(ConfigError, match=r"batch\.micro_batches to 5"):
+        fit(tiny_training_recipe(), store, tmp_path, world=five)
+    recipe = tiny_training_recipe()
+    encoder = recipe.model.encoder.model_copy(update={"convolution_norm": "batch_norm"})
+    model = recipe.model.model_copy(update={"encoder": encoder})
+    with pytest.raises(ConfigError, match="layer_norm"):
+        fit(
+            recipe.model_copy(update={"model": model}),
+            store,
+            tmp_path,
+            world=replace(five, size=2),
+        )
+
+
+@pytest.fixture
+def broken_forward(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], None]:
+    """Make the losses of some updates (counted from 0) not a number."""
+    forward = step_module.forward
+
+    def install(updates: set[int]) -> None:
+        def wrong(state, batch, config, loaded, extras):
+            loss = forward(state, batch, config, loaded, extras)
+            return loss * float("nan") if state.position.step in updates else loss
+
+        monkeypatch.setattr(step_module, "forward", wrong)
+
+    return install
+
+
+def test_a_non_finite_gradient_skips_the_update(store: Path, tmp_path: Path, broken_forward):
+    broken_forward({1, 2})
+    assert train(store, tmp_path, train__epochs=2).finished
+    rows = [row for row in read_metrics(tmp_path) if "loss" in row]
+    assert [row["skipped"] for row in rows[:4]] == [0, 1, 1, 0]
+    assert "not finite with BAC009" in (tmp_path / "messages.txt").read_text()
+    assert newest(tmp_path).optimizer()["updates"].item() == len(rows) - 2
+    assert all(torch.isfinite(value).all() for value in newest(tmp_path).model().values())
+
+
+def test_many_non_finite_gradients_end_the_run(store: Path, tmp_path: Path, broken_forward):
+    broken_forward({1, 2, 3})
+    with pytest.raises(TrainingError, match=r"3 steps in a row.*BAC009"):
+        train(store, tmp_path, train__max_nonfinite_steps=3)
+
+
+def test_validation_draws_nothing_and_changes_nothing(store: Path, tmp_path: Path):
+    train(store, tmp_path / "a")
+    train(store, tmp_path / "b", train__validate_every_steps=1)
+    left, right = newest(tmp_path / "a").model(), newest(tmp_path / "b").model()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    rows = [row for row in read_metrics(tmp_path / "b") if "dev_loss" in row]
+    assert {"dev_cer", "dev_cer_chunk16", "dev_loss_chunk16"} <= rows[0].keys()
+
+
+def test_float64_trains_in_float64(store: Path, tmp_path: Path):
+    train(store, tmp_path, train__epochs=1, train__precision="fp64")
+    weights = newest(tmp_path).model()
+    assert {value.dtype for value in weights.values() if value.is_floating_point()} == {
+        torch.float64
+    }
