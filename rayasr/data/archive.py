@@ -13,6 +13,10 @@ _MAX_OPEN = 4
 _open_archives: "OrderedDict[str, _Archive]" = OrderedDict()
 
 
+class MissingMemberError(DataError):
+    """There is no such archive, or no member of that name in it."""
+
+
 def read_member(archive: str, member: str) -> bytes:
     """The bytes of one file inside a tar archive, compressed or not; raises DataError.
 
@@ -23,6 +27,8 @@ def read_member(archive: str, member: str) -> bytes:
         if reader is None or reader.stamp != _stamp(archive):
             reader = _Archive(archive)
         content = reader.read(member)
+    except FileNotFoundError as error:
+        raise MissingMemberError(f"{archive} does not exist; check the corpus") from error
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(f"{archive} cannot be read ({error}); fetch it again") from error
     _open_archives[archive] = reader
@@ -48,7 +54,7 @@ class _Archive:
         self._ended = False
 
     def read(self, member: str) -> bytes:
-        """Bytes of a member; raises DataError where there is none of that name."""
+        """Bytes of a member; raises MissingMemberError where there is none of that name."""
         name = _plain(member)
         if name in self._kept:
             return self._kept[name]
@@ -59,7 +65,7 @@ class _Archive:
             self._ended = False
             content = self._advance_to(name)
         if content is None:
-            raise DataError(f"{self._path} has no member {member}; check the corpus")
+            raise MissingMemberError(f"{self._path} has no member {member}; check the corpus")
         return content
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rayasr import storage
-from rayasr.data.archive import read_member
+from rayasr.data.archive import MissingMemberError, read_member
 from rayasr.data.audio_headers import HEAD_BYTES, WavLayout, missing_bytes, wav_layout
 from rayasr.data.manifest import ARCHIVE_SEPARATOR
 from rayasr.errors import DataError
@@ -85,7 +85,8 @@ def read_audio(
     except OSError as error:
         raise AudioError(f"{name} cannot be read: {error.strerror or error}") from error
     except DataError as error:
-        raise AudioError(str(error)) from error
+        is_missing = isinstance(error, MissingMemberError)
+        raise AudioError(str(error), "missing_audio" if is_missing else "unreadable") from error
 
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:

@@ -222,10 +222,12 @@ def _make_constants(config: FeatureConfig, length: int, device: torch.device) ->
 
 def _log_mel(windows: Tensor, constants: _Constants) -> Tensor:
     """Windows (rows, padded_length) to log mel energies (rows, mel)."""
-    spectrum = torch.view_as_real(torch.fft.rfft(windows)).flatten(1)  # (rows, 2 * bins)
-    power = spectrum.square_()
     num_mel_bins = constants.groups[-1][1].stop
     energies = windows.new_empty(len(windows), num_mel_bins)
+    if len(windows) == 0:
+        return energies  # MKL refuses to transform nothing
+    spectrum = torch.view_as_real(torch.fft.rfft(windows)).flatten(1)  # (rows, 2 * bins)
+    power = spectrum.square_()
     for columns, mel_bins, weights in constants.groups:
         torch.mm(power[:, columns], weights, out=energies[:, mel_bins])
     return energies.clamp_(min=ENERGY_FLOOR).log_()
