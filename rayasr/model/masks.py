@@ -16,7 +16,9 @@ def padding_mask(lengths: Tensor, max_length: int) -> Tensor:
     return torch.arange(max_length, device=lengths.device)[None, :] < lengths[:, None]
 
 
-def chunk_mask(num_frames: int, chunk_frames: int, left_chunks: int, device: torch.device) -> Tensor:
+def chunk_mask(
+    num_frames: int, chunk_frames: int, left_chunks: int, device: torch.device
+) -> Tensor:
     """Which encoder frames each frame may attend to: bool (T, T), True = visible.
 
     A frame sees its own chunk and `left_chunks` chunks before it; `left_chunks` < 0: all of them.

@@ -33,9 +33,7 @@ class GlobalCmvn(nn.Module):
 def sinusoids(start: int, length: int, size: int) -> Tensor:
     """Position vectors of `length` positions from `start`, sines and cosines interleaved (L, D)."""
     positions = torch.arange(start, start + length, dtype=torch.float32)[:, None]
-    rates = torch.exp(
-        torch.arange(0, size, 2, dtype=torch.float32) * -(math.log(10000.0) / size)
-    )
+    rates = torch.exp(torch.arange(0, size, 2, dtype=torch.float32) * -(math.log(10000.0) / size))
     angles = positions * rates
     return torch.stack((angles.sin(), angles.cos()), dim=2).flatten(1)[:, :size]
 

@@ -128,7 +128,7 @@ class U2Model(nn.Module):
     @torch.jit.export
     def ctc_log_probs(self, encoder_out: Tensor) -> Tensor:
         """Log-probabilities of the units at each frame: (B, T', V)."""
-        log_probs: Tensor = at_least_float32(self.ctc(encoder_out)).log_softmax(2)
+        log_probs: Tensor = at_least_float32(self.ctc(encoder_out)).log_softmax(-1)
         return log_probs
 
     @torch.jit.export
