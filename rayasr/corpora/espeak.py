@@ -66,6 +66,9 @@ class Espeak:
         self.sample_rate = int(self._library.espeak_Initialize(_SYNCHRONOUS, 0, folder, _DONT_EXIT))
         if self.sample_rate <= 0:
             raise ConfigError(f"espeak-ng cannot read its voices in {data_path}; reinstall it")
+        # Breathy variants draw noise, seeded by the clock unless told otherwise.
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        self._variants = {file.name for file in (data_path / "voices" / "!v").iterdir()}
         self._samples: list[bytes] = []
         self._callback = _CALLBACK(self._take)  # kept: the library holds only a pointer
         self._library.espeak_SetSynthCallback(self._callback)
@@ -98,7 +101,9 @@ class Espeak:
         return "".join(parts).replace("ˈ", "").replace("ˌ", "").replace(" ", "")
 
     def _set_voice(self, voice: str) -> None:
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+        variant = voice.partition("+")[2]  # the library takes an unknown one for none at all
+        known = not variant or variant in self._variants
+        if not known or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise ConfigError(f"espeak-ng has no voice '{voice}'")
 
     def _take(self, samples: "ctypes._Pointer[ctypes.c_short]", count: int, _: int | None) -> int:
