@@ -1,7 +1,9 @@
 """Feature extraction by Ray Data: one task per shard, metadata alone through the object store."""
 
+import logging
 import pickle
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,10 +110,12 @@ def _extract(pending: Sequence[ShardSpec], settings: bytes, notes: Callable[[str
     context.op_resource_reservation_enabled = False  # else the first task runs alone to its end
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"spec": pickle.dumps(spec)} for spec in pending]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        _shard_task, fn_kwargs={"settings": settings}, num_cpus=1, max_retries=MAX_TASK_RETRIES
-    )
+    with warnings.catch_warnings(action="ignore"):  # 2.60 has no other name yet for max_retries
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            _shard_task, fn_kwargs={"settings": settings}, num_cpus=1, max_retries=MAX_TASK_RETRIES
+        )
     utterances = 0
     seconds = 0.0
     try:
@@ -198,7 +202,7 @@ def _check_nodes(roots: Sequence[str], folder: str) -> None:
         storage.write_atomic(marker, "")
         paths.append(marker)
     try:
-        for host, missing in ask_every_node(_missing_paths, paths).items():
+        for host, missing in ask_every_node(missing_paths, paths).items():
             if missing:
                 place = missing[0] if missing[0] != marker else folder
                 raise DataError(
@@ -209,5 +213,5 @@ def _check_nodes(roots: Sequence[str], folder: str) -> None:
         storage.remove(marker)
 
 
-def _missing_paths(paths: Sequence[str]) -> list[str]:
+def missing_paths(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if not Path(path).exists()]

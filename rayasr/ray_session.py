@@ -68,7 +68,6 @@ def connect(
                 "start it with `ray start --head`, or unset RAY_ADDRESS to use this machine"
             ) from error
         raise LaunchError(f"cannot start Ray on this machine: {first}") from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         yield _describe(private=not address)
     finally:

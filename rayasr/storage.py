@@ -241,4 +241,5 @@ def _link(path: str) -> str:
 
 
 def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
+    """What the system says, without the path and details that pyarrow adds to it."""
+    return os.strerror(error.errno) if error.errno else error.strerror or str(error)

@@ -105,8 +105,9 @@ class Store:
         folder = Path(path).absolute()
         info = read_info(folder)
         for name, digest in info["files"].items():
-            if hashlib.sha256(storage.read_bytes(folder / name)).hexdigest() != digest:
-                raise DataError(_damaged(folder / name))
+            file = folder / name
+            if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+                raise DataError(_damaged(file))
         index = _read_table(folder / "index.parquet")
         store = cls(folder, info, load_recipe(folder / "recipe.yaml"), index)
         for shard in info["shards"]:
@@ -272,7 +273,10 @@ def read_info(folder: str | Path) -> dict[str, Any]:
             f"there is no store at {folder}; "
             "make one by `rayasr data prepare RECIPE --corpus DIR --out STORE`"
         )
-    info = storage.read_json(path)
+    try:
+        info = storage.read_json(path)
+    except DataError as error:
+        raise DataError(_damaged(path)) from error
     if not isinstance(info, dict) or info.get("digest") != info_digest(info):
         raise DataError(_damaged(path))
     if info["format"] != FORMAT_VERSION:
