@@ -1,12 +1,14 @@
-"""Log mel filter banks as Kaldi and torchaudio compute them, in few passes over the samples.
+"""Log mel filter banks as Kaldi and torchaudio compute them, in fewer passes over the samples.
 
-Kaldi takes each window's mean out, pre-emphasises inside the window and weights it. All three are
-linear, so pre-emphasis is done once on the whole recording and the mean is taken out of the
-emphasised window: (x - m)[n] - a (x - m)[n-1] = (x[n] - a x[n-1]) - (1 - a) m.
+Windows are written straight into the transform's padded buffer, the power spectrum stays in the
+transform's memory, and each group of mel bins reads only its part of the spectrum. The roundings up
+to the transform are torchaudio's, operation by operation: bins with little energy beside loud ones
+would otherwise differ by 0.01.
 """
 
 import functools
 import importlib.util
+import math
 import sys
 import types
 from collections.abc import Sequence
@@ -107,16 +109,11 @@ class Fbank:
         """Weighted windows (frames, length) of one recording, mean out and pre-emphasised."""
         if not self.config.snip_edges:
             wave = _reflected(wave, self.length, self.shift, len(out))
-        wave = wave.contiguous()
-        emphasised = torch.empty_like(wave)
-        emphasised[0] = 0.0
-        torch.sub(wave[1:], wave[:-1], alpha=PREEMPHASIS, out=emphasised[1:])
-        shape, strides = out.shape, (self.shift, 1)
-        plain = wave.as_strided(shape, strides)
-        means = plain.mean(1, keepdim=True).mul_(1.0 - PREEMPHASIS)
-        torch.sub(emphasised.as_strided(shape, strides), means, out=out)
+        plain = wave.contiguous().as_strided(out.shape, (self.shift, 1))
+        centred = plain - plain.mean(1, keepdim=True)
+        torch.sub(centred[:, 1:], centred[:, :-1] * PREEMPHASIS, out=out[:, 1:])
         # a window's first sample has none before it: Kaldi takes it for its own predecessor
-        out[:, :1] = plain[:, :1] * (1.0 - PREEMPHASIS) - means
+        torch.sub(centred[:, :1], centred[:, :1] * PREEMPHASIS, out=out[:, :1])
         out.mul_(constants.window)
 
     def _constants_on(self, device: torch.device) -> "_Constants":
@@ -144,24 +141,27 @@ class Fbank:
 
 
 def mel_banks(config: FeatureConfig, padded_length: int) -> Tensor:
-    """Triangular filters on the mel axis: float64 (mel, padded_length / 2 + 1); raises nothing."""
-    low, high = _edges(config)
-    low_mel, high_mel = _mel(torch.tensor([low, high], dtype=torch.float64)).tolist()
-    delta = (high_mel - low_mel) / (config.num_mel_bins + 1)
-    left = low_mel + delta * torch.arange(config.num_mel_bins, dtype=torch.float64)[:, None]
-    bins = torch.arange(padded_length // 2, dtype=torch.float64)
-    mel = _mel(bins * (config.sample_rate / padded_length))
-    up = (mel - left) / delta
-    down = (left + 2.0 * delta - mel) / delta
+    """Triangular filters on the mel axis: float32 (mel, padded_length / 2 + 1).
+
+    In float32 throughout, as Kaldi and torchaudio do: where a loud harmonic falls on the foot of a
+    filter, the rounding of its small weight shows (0.01 in the logarithm).
+    """
+    low, high = (1127.0 * math.log(1.0 + edge / 700.0) for edge in _edges(config))
+    delta = (high - low) / (config.num_mel_bins + 1)
+    bins = torch.arange(config.num_mel_bins)[:, None]
+    left, center, right = (low + (bins + offset) * delta for offset in (0.0, 1.0, 2.0))
+    frequency = (config.sample_rate / padded_length) * torch.arange(padded_length / 2)
+    mel = 1127.0 * (1.0 + frequency / 700.0).log()
+    up, down = (mel - left) / (center - left), (right - mel) / (right - center)
     banks = torch.minimum(up, down).clamp_(min=0.0)
     return torch.nn.functional.pad(banks, (0, 1))  # Kaldi leaves the Nyquist bin out
 
 
 def analysis_window(config: FeatureConfig, length: int) -> Tensor:
-    """Povey's or Hamming's window, float64 (length,)."""
+    """Povey's or Hamming's window, float32 (length,)."""
     if config.window == "hamming":
-        return torch.hamming_window(length, periodic=False, dtype=torch.float64)
-    return torch.hann_window(length, periodic=False, dtype=torch.float64).pow(0.85)
+        return torch.hamming_window(length, periodic=False)
+    return torch.hann_window(length, periodic=False).pow(0.85)
 
 
 @functools.cache
@@ -206,7 +206,7 @@ class _Constants(NamedTuple):
 
 def _make_constants(config: FeatureConfig, length: int, device: torch.device) -> _Constants:
     padded = 1 << (length - 1).bit_length()
-    banks = mel_banks(config, padded).float()
+    banks = mel_banks(config, padded)
     groups = []
     for first in range(0, config.num_mel_bins, _MEL_GROUP):
         rows = banks[first : first + _MEL_GROUP]
@@ -216,7 +216,7 @@ def _make_constants(config: FeatureConfig, length: int, device: torch.device) ->
         weights = rows[:, low:high].repeat_interleave(2, dim=1).T.contiguous()
         mel_bins = slice(first, first + len(rows))
         groups.append((slice(2 * low, 2 * high), mel_bins, weights.to(device)))
-    window = (analysis_window(config, length) * INT16_SCALE).float().to(device)
+    window = (analysis_window(config, length) * INT16_SCALE).to(device)
     return _Constants(padded, window, groups)
 
 
@@ -268,7 +268,3 @@ def _edges(config: FeatureConfig) -> tuple[float, float]:
     nyquist = config.sample_rate / 2
     high = config.high_freq
     return config.low_freq, high if high > 0.0 else nyquist + high
-
-
-def _mel(frequency: Tensor) -> Tensor:
-    return 1127.0 * torch.log1p(frequency / 700.0)

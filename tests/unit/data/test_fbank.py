@@ -79,10 +79,10 @@ def kaldi_float64(samples, config):
         window = signal[i * shift : i * shift + length]
         window = window - window.mean()
         window = window - 0.97 * torch.cat([window[:1], window[:-1]])
-        window = window * analysis_window(config, length)
+        window = window * analysis_window(config, length).double()
         padded = 1 << (length - 1).bit_length()
         power = torch.fft.rfft(window, padded).abs() ** 2
-        rows.append((mel_banks(config, padded) @ power).clamp(min=2.0**-23).log())
+        rows.append((mel_banks(config, padded).double() @ power).clamp(min=2.0**-23).log())
     return torch.stack(rows).float()
 
 
