@@ -27,6 +27,8 @@ Ints = NDArray[np.int64]
 EXACT_PASSES = 4_000_000
 """`total_steps` plans every epoch up to so many utterance passes (about 2 s), else samples."""
 SAMPLED_EPOCHS = 16
+OPEN_STRINGS = 8
+"""Strings of a speaker that are filled at a time; with one, the next utterance seldom fits."""
 
 
 class Item(NamedTuple):
@@ -207,8 +209,8 @@ class BatchPlan:
     def _string(self, epoch: int, members: Ints, copies: Ints, speeds: Ints) -> tuple[Ints, Ints]:
         """String a share of the utterances: an order of all, and where each item starts in it.
 
-        A string is filled from its speaker's utterances in random order until the next one would
-        exceed a length drawn between 0 and the longest allowed; a single utterance may exceed it.
+        A string has a length drawn between 0 and the longest allowed. Its speaker's utterances, in
+        random order, each go into the first string with room for it, or begin another.
         """
         key = (epoch, members, copies)
         strung = keyed.uniform(self._seed, "strung", *key) < self._stringing.fraction
@@ -217,17 +219,11 @@ class BatchPlan:
         alone, pool = np.flatnonzero(~strung), np.flatnonzero(strung)
         speakers = self._speakers[members]
         pool = pool[np.lexsort((place[pool], speakers[pool]))]
-        starts: list[int] = []
-        total, limit, speed, speaker = 0, 0.0, 0, None
         columns = (self._frames[members], limits, speeds, speakers)
-        rows = zip(*(column[pool].tolist() for column in columns), strict=True)
-        for at, (frames, own_limit, own_speed, own_speaker) in enumerate(rows):
-            if own_speaker != speaker or total + frames[speed] > limit:
-                starts.append(at)
-                total, limit, speed, speaker = 0, own_limit, own_speed, own_speaker
-            total += frames[speed]
-        heads = np.concatenate([np.arange(len(alone)), len(alone) + np.array(starts, np.int64)])
-        return np.concatenate([alone, pool]), np.append(heads, len(members))
+        strings = _fill_strings(*(column[pool].tolist() for column in columns))
+        pool = pool[np.argsort(strings, kind="stable")]
+        lengths = np.concatenate([np.ones(len(alone), np.int64), np.bincount(strings)])
+        return np.concatenate([alone, pool]), np.concatenate([[0], np.cumsum(lengths)])
 
     def _order(self, epoch: int, items: _Items) -> Ints:
         """Items shuffled, then sorted by length inside windows."""
@@ -331,6 +327,33 @@ def fixed_batches(
 def padded_units(batch: MicroBatch) -> int:
     """Units of a micro-batch, padding included."""
     return len(batch.items) * max(item.units for item in batch.items)
+
+
+def _fill_strings(
+    frames: list[list[int]], limits: list[float], speeds: list[int], speakers: list[int]
+) -> Ints:
+    """Number of the string that each utterance goes into; rows come speaker by speaker."""
+    strings: list[int] = []
+    open_strings: list[list[Any]] = []  # room left in frames, speed, number
+    speaker, count = None, 0
+    for lengths, limit, own_speed, own_speaker in zip(
+        frames, limits, speeds, speakers, strict=True
+    ):
+        if own_speaker != speaker:
+            open_strings, speaker = [], own_speaker
+        for string in open_strings:
+            room, speed, number = string
+            if lengths[speed] <= room:
+                string[0] -= lengths[speed]
+                strings.append(number)
+                break
+        else:
+            room = limit - lengths[own_speed]
+            if room > 0:
+                open_strings = [*open_strings[1 - OPEN_STRINGS :], [room, own_speed, count]]
+            strings.append(count)
+            count += 1
+    return np.array(strings, np.int64)
 
 
 def _make_step(epoch: int, step: int, members: list[tuple[Item, ...]]) -> Step:
