@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from rayasr.config import Section, apply_override, explain
-from rayasr.errors import ConfigError
+from rayasr.settings import Section, load_settings
 
 PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}\s]*))?\}")
 """`{run}` or `{channel:NAME}`; other braces are the program's own."""
@@ -128,26 +127,7 @@ class JobSpec(Section):
 
 def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     """Read a job file and apply `key.sub=value` overrides; raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        known = ", ".join(sorted(p.name for p in Path("configs/jobs").glob("*.yaml")))
-        hint = f"; configs/jobs/ has {known}" if known else ""
-        raise ConfigError(f"cannot read job file {path}: {error.strerror}{hint}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8; is it a job file?") from error
-    try:
-        values = _parse(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must be a mapping such as 'name: …, command: […]'")
-    for override in overrides:
-        apply_override(values, override, _parse)
-    try:
-        return JobSpec.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, JobSpec, str(path))) from None
+    return load_settings(path, JobSpec, overrides, parse=_parse, examples="configs/jobs")
 
 
 def _parse(text: str) -> Any:

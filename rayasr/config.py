@@ -4,17 +4,16 @@ One class per section. The docstring under a field is its documentation: the ref
 `docs/recipe.md` and `rayasr config show --reference` are generated from it.
 """
 
-import difflib
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, get_origin
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rayasr.errors import ConfigError
+from rayasr.settings import Section, check_settings, load_settings
 
 DECODE_MODES = (
     "ctc_greedy_search",
@@ -25,12 +24,6 @@ DECODE_MODES = (
 """Cheapest first: with equal errors on dev the earlier one becomes the default."""
 
 Mode = Literal["ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring", "attention"]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class CorpusConfig(Section):
@@ -402,29 +395,12 @@ class Recipe(Section):
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe from YAML and apply `key.sub=value` overrides; raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        known = ", ".join(sorted(p.name for p in Path("configs").glob("*.yaml")))
-        hint = f"; configs/ has {known}" if known else ""
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}{hint}") from error
-    try:
-        values = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must be a mapping of sections, found {type(values).__name__}")
-    for override in overrides:
-        apply_override(values, override)
-    return parse_recipe(values, source=str(path))
+    return load_settings(path, Recipe, overrides)
 
 
 def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
     """Check plain values; raises ConfigError naming the field, and the nearest one if unknown."""
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(explain(error, Recipe, source)) from None
+    return check_settings(values, Recipe, source)
 
 
 def with_corpora(recipe: Recipe, folders: Sequence[str | Path]) -> Recipe:
@@ -438,66 +414,3 @@ def with_corpora(recipe: Recipe, folders: Sequence[str | Path]) -> Recipe:
 def dump_recipe(recipe: Recipe) -> str:
     """YAML of the resolved recipe, loadable again."""
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def explain(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """The first problem of a validation error as one sentence."""
-    # A misspelt key often also leaves a required one missing: the misspelling is the cause.
-    problem = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        *parents, wrong = (str(part) for part in problem["loc"])
-        near = difflib.get_close_matches(wrong, _field_names(model, parents), n=1)
-        hint = f"; did you mean '{'.'.join([*parents, near[0]])}'?" if near else ""
-        return f"{source}: unknown key '{where}'{hint}"
-    message = problem["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-    return f"{source}: {where + ': ' if where else ''}{message}{found}"[:600]
-
-
-def apply_override(
-    values: dict[str, Any], override: str, parse: Callable[[str], Any] = yaml.safe_load
-) -> None:
-    """Set one dotted key in place; `--set train.epochs=3`; raises ConfigError."""
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"--set needs key=value, found '{override}'")
-    try:
-        value = parse(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {text!r} is not valid YAML: {error}") from error
-    *parents, last = key.strip().split(".")
-    node = values
-    for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):
-            child = {}
-        node[parent] = child
-        node = child
-    node[last] = value
-
-
-def _field_names(model: type[BaseModel], parents: Sequence[str]) -> list[str]:
-    """Names of the fields of the section that `parents` leads to; [] where it leads nowhere."""
-    rest = iter(parents)
-    for parent in rest:
-        if parent.isdigit():
-            continue
-        field = model.model_fields.get(parent)
-        inner = section_of(field.annotation) if field else None
-        if field is None or inner is None:
-            return []
-        if get_origin(field.annotation) is dict:
-            next(rest, None)  # the section's key in a mapping of sections
-        model = inner
-    return list(model.model_fields)
-
-
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside an annotation such as `X | None` or `tuple[X, ...]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for part in getattr(annotation, "__args__", ()):
-        if (found := section_of(part)) is not None:
-            return found
-    return None

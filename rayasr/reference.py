@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from rayasr.config import Recipe, section_of
+from rayasr.config import Recipe
+from rayasr.settings import section_of
 
 
 def recipe_reference() -> str:
