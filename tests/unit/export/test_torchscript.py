@@ -1,5 +1,8 @@
 """Exported models do what the checkpoint does, called as WeNet's C++ runtime calls them."""
 
+import errno
+import json
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +19,11 @@ from rayasr.errors import CheckpointError, DataError
 from rayasr.export import torchscript
 from rayasr.export.torchscript import export_torchscript, load_script, run_chunks
 from rayasr.model.u2 import build_model
+from rayasr.score import score_texts
 from rayasr.tokenizer import Tokenizer
+from tests.factories import make_aishell_corpus, make_store, tiny_training_recipe
 from tests.runtime_driver import RuntimeDriver
+from tests.wenet_models import load_wenet
 
 MEL = 20
 TOKENIZER = Tokenizer(["<blank>", "<unk>", *"零一二三四五六七八九", "<sos/eos>"])
@@ -53,20 +59,23 @@ def recipe(**changes: Any) -> Recipe:
 
 def save(folder: Path, **changes: Any) -> Path:
     """A model folder with random weights, sure enough of its units that hypotheses differ."""
-    settings = recipe(**changes)
     rng = np.random.default_rng(0)
     cmvn = CmvnStats.zeros(MEL).add(rng.normal(8.0, 3.0, (500, MEL)))
+    return save_weights(folder / "model", recipe(**changes), TOKENIZER, cmvn)
+
+
+def save_weights(folder: Path, settings: Recipe, tokenizer: Tokenizer, cmvn: CmvnStats) -> Path:
     torch.manual_seed(0)
     model = build_model(
         settings.model,
-        num_mel_bins=MEL,
-        vocab_size=TOKENIZER.vocab_size,
-        sos_eos_id=TOKENIZER.sos_eos_id,
+        num_mel_bins=settings.features.num_mel_bins,
+        vocab_size=tokenizer.vocab_size,
+        sos_eos_id=tokenizer.sos_eos_id,
         cmvn=cmvn_tensors(cmvn),
     )
     with torch.no_grad():
         model.ctc.ctc_lo.weight *= 4.0
-    return save_model(folder / "model", model.state_dict(), settings, TOKENIZER, cmvn)
+    return save_model(folder, model.state_dict(), settings, tokenizer, cmvn)
 
 
 def fbank(frames: int, seed: int = 0) -> Tensor:
@@ -192,6 +201,60 @@ def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
     assert RuntimeDriver(module, 16, reverse_weight=0.3).decode(features).greedy
 
 
+def test_store_tells_what_int8_costs(tmp_path: Path) -> None:
+    settings = tiny_training_recipe()
+    store = make_store(tmp_path / "store", make_aishell_corpus(tmp_path, rate=8000), settings)
+    folder = save_weights(tmp_path / "model", settings, store.tokenizer, store.cmvn)
+    notes: list[str] = []
+    report = export_torchscript(
+        folder, tmp_path / "out", int8=True, store=tmp_path / "store", notes=notes.append
+    )
+    assert set(report.dev) == {"final.zip", "final_quant.zip"}
+    units = sum(len(text) for text in store.split("dev").texts)
+    assert {rates["reference_units"] for rates in report.dev.values()} == {units}
+    recognizer = Recognizer(load_model(folder))
+    features = [store.features("dev", i) for i in range(4)]
+    found = recognizer.decode_batch(features, ["ctc_greedy_search"]).hypotheses
+    ours = dict(
+        zip(
+            store.split("dev").keys,
+            map(recognizer.text, found["ctc_greedy_search"]),
+            strict=True,
+        )
+    )
+    references = dict(zip(store.split("dev").keys, store.split("dev").texts, strict=True))
+    expected = score_texts(references, ours, "char").to_json()
+    assert report.dev["final.zip"] == expected
+    assert notes[0].startswith("final.zip on dev, ctc_greedy_search: CER ")
+
+
+def test_store_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    settings = tiny_training_recipe()
+    make_store(tmp_path / "store", make_aishell_corpus(tmp_path, rate=8000), settings)
+    with pytest.raises(DataError, match="was made by another recipe"):
+        export_torchscript(save(tmp_path), tmp_path / "out", store=tmp_path / "store")
+    assert not (tmp_path / "out").exists()
+
+
+def test_wenets_model_through_its_runtime(shared: Path, tmp_path: Path) -> None:
+    """WeNet's own weights, exported by us and driven as its runtime does, find what WeNet found."""
+    loaded = load_wenet(shared / "parity" / "u2pp_trained")
+    weights = loaded.model.state_dict()
+    save_model(tmp_path / "model", weights, loaded.recipe, loaded.tokenizer, loaded.cmvn)
+    export_torchscript(tmp_path, tmp_path / "out")
+    module = load_script(tmp_path / "out" / "final.zip")
+    driver = RuntimeDriver(module, 16, ctc_weight=0.3, reverse_weight=0.5)
+    with np.load(shared / "parity" / "u2pp_trained" / "fixture.npz") as arrays:
+        features = torch.from_numpy(arrays["feats"]).split(arrays["feats_lengths"].tolist())
+    facts = json.loads((shared / "parity" / "u2pp_trained" / "fixture.json").read_text())
+    expected = facts["decode"]["c16_lall"]
+    for i, item in enumerate(features):
+        decoded = driver.decode(item)
+        assert list(decoded.greedy) == expected["ctc_greedy_search"][i]["tokens"]
+        assert list(decoded.nbest[0].units) == expected["ctc_prefix_beam_search"][i]["tokens"]
+        assert list(decoded.rescored) == expected["attention_rescoring"][i]["tokens"]
+
+
 def test_a_file_that_differs_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save(tmp_path)
 
@@ -219,6 +282,17 @@ def test_output_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(DataError, match="out"):
         export_torchscript(save(tmp_path), tmp_path / "out")
+
+
+def test_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = save(tmp_path)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"no space left while writing .*out"):
+        export_torchscript(folder, tmp_path / "out")
 
 
 def test_no_model_to_export(tmp_path: Path) -> None:
