@@ -67,7 +67,7 @@ def synthesize(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Speak a small Mandarin corpus (half an hour) in AISHELL-1's layout; needs `rayasr[demo]`.
+    """Speak a small Mandarin corpus (half an hour) in AISHELL-1's layout; needs the extra `demo`.
 
     Example: rayasr data synthesize runs/demo/corpus
     """

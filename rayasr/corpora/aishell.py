@@ -39,7 +39,7 @@ def read(root: Path, found: Path, notes: Callable[[str], None]) -> Listing:
     audio: dict[str, tuple[str, int]] = {}  # by key, in the order of train, dev, test
     listing = Listing()
     for inside, size in sorted(_audio_files(found, notes), key=lambda item: _order(item[0])):
-        key = PurePosixPath(inside.rpartition(ARCHIVE_SEPARATOR)[2]).stem
+        key = _stem(inside)
         path = f"{prefix}wav/{inside}"
         if key not in audio:
             audio[key] = (path, size)
@@ -105,8 +105,8 @@ def _read_transcripts(folder: Path, listing: Listing) -> dict[str, str]:
 def _parts(path: str) -> tuple[str, ...]:
     """Path of a recording below `wav` or inside its archive: (SPLIT, SPEAKER, FILE)."""
     inside = path.rpartition(ARCHIVE_SEPARATOR)[2]
-    parts = tuple(part for part in inside.split("/") if part != ".")
-    return parts[parts.index("wav") + 1 :] if "wav" in parts else parts
+    parts = inside.removeprefix("data_aishell/").removeprefix("./").removeprefix("wav/").split("/")
+    return tuple(parts)
 
 
 def _split(path: str) -> str:
@@ -116,7 +116,11 @@ def _split(path: str) -> str:
 
 def _speaker(path: str) -> str:
     parts = _parts(path)
-    return parts[-2] if len(parts) > 1 else _speaker_of_key(PurePosixPath(parts[-1]).stem)
+    return parts[-2] if len(parts) > 1 else _speaker_of_key(_stem(path))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].rpartition(".")[0]
 
 
 def _speaker_of_key(key: str) -> str:

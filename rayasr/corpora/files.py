@@ -61,13 +61,14 @@ def locate(names: Sequence[str], folder: Path, root: Path) -> list[tuple[str, in
     Names are absolute, relative to the list's folder or relative to the corpus root.
     """
     found: list[tuple[str, int | None]] = []
-    for name, size in zip(names, file_sizes([folder / name for name in names]), strict=True):
-        found.append((_relative(folder / name, root), size))
+    places = [os.path.join(folder, name) for name in names]  # noqa: PTH118 (faster than Path)
+    for place, size in zip(places, file_sizes(places), strict=True):
+        found.append((_relative(place, root), size))
     missing = [i for i, (_, size) in enumerate(found) if size is None]
     if folder != root and missing:
         for i, size in zip(missing, file_sizes([root / names[i] for i in missing]), strict=True):
             if size is not None:
-                found[i] = (_relative(root / names[i], root), size)
+                found[i] = (_relative(str(root / names[i]), root), size)
     return found
 
 
@@ -142,7 +143,6 @@ def _size(path: str | Path) -> int | None:
         return None
 
 
-def _relative(path: Path, root: Path) -> str:
-    text = str(path)
-    inside = str(root) + os.sep
-    return text[len(inside) :] if text.startswith(inside) else text
+def _relative(path: str, root: Path) -> str:
+    inside = f"{root}/"
+    return path[len(inside) :].replace("/./", "/") if path.startswith(inside) else path

@@ -45,7 +45,9 @@ def read_corpora(
     for index, corpus in enumerate(corpora):
         root, found_utterances, found_rejects = _read_corpus(corpus, notes)
         roots.append(str(root))
-        utterances += [replace(item, corpus=index) for item in found_utterances]
+        if index > 0:
+            found_utterances = [replace(item, corpus=index) for item in found_utterances]
+        utterances += found_utterances
         rejects += found_rejects
     manifest = check_manifest(Manifest(tuple(roots), tuple(utterances), tuple(rejects)))
     for index in range(len(roots)):
@@ -98,13 +100,14 @@ def _with_dev(
     if len(train) < 2:
         notes(f"{root}: no dev split, and too little to make one")
         return manifest
-    by_speaker = len(speakers) >= FEWEST_SPEAKERS
+    by_speaker = FEWEST_SPEAKERS <= len(speakers) < len(train)  # else one each, or not known
     groups = sorted(speakers) if by_speaker else [item.key for item in train]
     count = max(1, round(fraction * len(groups)))
     held_out = set(sorted(groups, key=lambda name: _draw(seed, name))[:count])
     moved = {item.key for item in train if (item.speaker if by_speaker else item.key) in held_out}
     kind = "speakers" if by_speaker else "utterances"
-    why = "" if by_speaker else f" (only {len(speakers)} speakers: dev shares them with train)"
+    few = not by_speaker and len(speakers) < len(train)
+    why = f" (only {len(speakers)} speakers: dev shares them with train)" if few else ""
     notes(
         f"{root}: no dev split; {count} of {len(groups)} training {kind} ({len(moved)} utterances) "
         f"held out by seed {seed}{why}"

@@ -115,7 +115,7 @@ def test_speech_of_a_fresh_process_is_always_the_same(voices):
 
 
 def test_unknown_voice(voices):
-    with pytest.raises(ConfigError, match="no voice 'cmn.nobody"):
+    with pytest.raises(ConfigError, match=r"no voice 'cmn\+nobody"):
         voices.speak(Line("一", "cmn+nobody"))
     with pytest.raises(ConfigError, match="no voice 'klingon-x'"):
         speak_apart([Line("一", "klingon-x")])
