@@ -58,7 +58,7 @@ def num_frames(
 class Fbank:
     """Samples to log mel energies by one recipe; raises ConfigError for a bank that cannot be.
 
-    The constants follow the samples to their device. Not for use by several threads at once.
+    The constants follow the samples to their device.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
