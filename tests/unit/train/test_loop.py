@@ -56,14 +56,9 @@ def assert_same_end(a: Path, b: Path) -> None:
         left, right = read(newest(a)), read(newest(b))
         assert left.keys() == right.keys()
         assert [name for name in left if not torch.equal(left[name], right[name])] == []
-    rows = [
-        [
-            {key: row.get(key) for key in ("step", *EVERY_STEP, "dev_loss")}
-            for row in read_metrics(r)
-        ]
-        for r in (a, b)
-    ]
-    assert rows[0] == rows[1]
+    keys = ("step", *EVERY_STEP, "dev_loss")
+    logged = [[{key: row.get(key) for key in keys} for row in read_metrics(run)] for run in (a, b)]
+    assert logged[0] == logged[1]
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(store: Path, tmp_path: Path):

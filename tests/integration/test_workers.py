@@ -1,0 +1,80 @@
+"""One, two, three and four workers train the same model: float64, 50 steps, over real gloo."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # this file is a worker's program too
+
+from rayasr.checkpoint import list_checkpoints
+from rayasr.logs import read_metrics
+from rayasr.train.loop import fit
+from rayasr.train.reporter import Reporter
+from rayasr.train.world import World
+from tests.factories import make_store, make_tone_corpus, tiny_training_recipe
+
+RECIPE = tiny_training_recipe(
+    train__precision="fp64", train__epochs=13, train__validate_every_epochs=13
+)
+STEPS = 50
+
+
+@pytest.mark.integration
+def test_the_number_of_workers_does_not_change_the_model(tmp_path: Path):
+    corpus = make_tone_corpus(tmp_path / "corpus", train=60, dev=4, test=2)
+    make_store(tmp_path / "store", corpus, RECIPE)
+    for size in (1, 2, 3, 4):
+        run_workers(size, tmp_path)
+    alone = list_checkpoints(tmp_path / "run1")[-1]
+    assert alone.step >= STEPS
+    for size in (2, 3, 4):
+        several = list_checkpoints(tmp_path / f"run{size}")[-1]
+        for read in ("model", "optimizer"):
+            a, b = getattr(alone, read)(), getattr(several, read)()
+            worst = max(
+                float((a[name] - b[name]).norm() / max(float(a[name].norm()), 1e-300))
+                for name in a
+                if a[name].is_floating_point()
+            )
+            assert worst < 1e-10, (size, read, worst)
+        for row, other in zip(
+            read_metrics(tmp_path / "run1"), read_metrics(tmp_path / f"run{size}"), strict=True
+        ):
+            for key in ("step", "epoch", "padding", "audio_hours"):
+                assert row.get(key) == other.get(key)
+            for key in ("loss", "dev_loss", "dev_cer"):
+                assert row.get(key) == pytest.approx(other.get(key), rel=1e-9)
+    steps = [row["step"] for row in read_metrics(tmp_path / "run4") if "loss" in row]
+    assert steps == list(range(1, alone.step + 1))
+
+
+def run_workers(size: int, folder: Path) -> None:
+    """Train in `size` processes into FOLDER/run<size>."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(size), str(folder)], env=environment
+        )
+        for rank in range(size)
+    ]
+    assert [process.wait(250) for process in processes] == [0] * size
+
+
+def main(rank: int, size: int, folder: Path) -> None:
+    if size > 1:
+        dist.init_process_group("gloo", f"file://{folder}/meet{size}", rank=rank, world_size=size)
+    torch.set_num_threads(1)
+    world = World.joined()
+    reporter = Reporter(note=lambda _: None)
+    fit(RECIPE, folder / "store", folder / f"run{size}", world=world, reporter=reporter)
+    if size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
