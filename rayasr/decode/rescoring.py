@@ -5,6 +5,7 @@ The parts of the score are kept apart, so that weights can be tried without runn
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -47,7 +48,11 @@ def score_nbest(
     encoder_out: Tensor,
     lengths: Tensor,
 ) -> list[ScoredNbest]:
-    """Score the n-best lists of a batch; `encoder_out` (B, T, D), `lengths` (B,)."""
+    """Score the n-best lists of a batch; `encoder_out` (B, T, D), `lengths` (B,).
+
+    Prefixes that no path leads to (a beam wider than there are prefixes has some) are left out.
+    """
+    nbests = [[item for item in nbest if item.score > -inf] or nbest[:1] for nbest in nbests]
     scored: list[ScoredNbest] = []
     frames = lengths.tolist()
     start = 0

@@ -107,15 +107,19 @@ def _pieces(file: str | Path, recipe: Recipe, fbank: Fbank) -> Iterator[_Piece]:
     nothing = torch.zeros(0, recipe.features.num_mel_bins)
     while True:
         try:
-            recorded, recorded_rate = _read_stretch(file, start_s, longest_s)
+            stretch = _read_stretch(file, start_s, longest_s)
         except AudioError as error:
             yield _Piece(name, start_s, nothing, True, str(error))
             return
+        if stretch is None:
+            yield _Piece(name, start_s, nothing, True)
+            return
+        recorded, recorded_rate = stretch
         is_last = recorded.shape[1] < longest_s * recorded_rate - 2  # for rounding
         try:
             samples = resample(mix_down(recorded, file), recorded_rate, rate)
         except AudioError as error:
-            silent = error.reason == "silent" or (start_s > 0 and error.reason == "empty_audio")
+            silent = error.reason == "silent"
             if is_last or not silent:
                 yield _Piece(name, start_s, nothing, True, None if silent else str(error))
                 return
@@ -129,19 +133,22 @@ def _pieces(file: str | Path, recipe: Recipe, fbank: Fbank) -> Iterator[_Piece]:
         start_s += cut / rate
 
 
-def _read_stretch(file: str | Path, start_s: float, longest_s: float) -> tuple[Tensor, int]:
-    """Samples (channels, N) of at most `longest_s` seconds; fewer only at the recording's end."""
+def _read_stretch(file: str | Path, start_s: float, longest_s: float) -> tuple[Tensor, int] | None:
+    """Samples (channels, N) of at most `longest_s` seconds, fewer only at the recording's end.
+
+    None where it ended before: the stretch before this one was silent to the end.
+    """
     try:
         return read_audio(file, start_s, start_s + longest_s)
     except AudioError as error:
         if error.reason != "bad_segment":
             raise
     try:
-        return read_audio(file, start_s)  # it ends before start_s + longest_s
+        return read_audio(file, start_s)
     except AudioError as error:
         if error.reason != "bad_segment" or start_s == 0:
             raise
-        return torch.zeros(1, 0), 1  # the stretch before this one was silent to the end
+        return None
 
 
 def _join(

@@ -1,8 +1,6 @@
 """Our pruned prefix search against the plain one: equal n-best, bit-equal scores, equal times."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,14 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
-
-_spec = importlib.util.spec_from_file_location(
-    "prefix_beam_reference", Path(__file__).with_name("prefix_beam_reference.py")
-)
-assert _spec is not None
-assert _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+from tests.property.prefix_beam_reference import prefix_beam
 
 pytestmark = pytest.mark.property
 
@@ -52,7 +43,7 @@ def test_equals_the_plain_search(seed, frames, units, beam_size, kind):
     padded = torch.full((1, frames + 3, units), 5.0)  # what stands in the padding must not matter
     padded[0, :frames] = log_probs
     (found,) = ctc_prefix_beam(padded, torch.tensor([frames]), beam_size)
-    expected = reference.prefix_beam(log_probs, beam_size)
+    expected = prefix_beam(log_probs, beam_size)
     assert [(h.units, h.score, h.times) for h in found] == expected
 
 
@@ -77,5 +68,5 @@ def test_batch_size_does_not_matter(seed, kind):
 def test_a_large_vocabulary(seed):
     log_probs = random_log_probs(seed, 12, 4233, "plain")
     (found,) = ctc_prefix_beam(log_probs[None], torch.tensor([12]), 10)
-    expected = reference.prefix_beam(log_probs, 10)
+    expected = prefix_beam(log_probs, 10)
     assert [(h.units, h.score, h.times) for h in found] == expected

@@ -1,0 +1,133 @@
+"""`rayasr decode`, `score` and `transcribe`: what they print, and their exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from rayasr.checkpoint import save_model
+from rayasr.cli import decode
+from rayasr.data.cmvn import CmvnStats
+from rayasr.errors import ConfigError, DataError
+from rayasr.model.u2 import build_model
+from rayasr.tokenizer import Tokenizer
+from tests.factories import (
+    DIGITS,
+    make_aishell_corpus,
+    make_store,
+    tiny_training_recipe,
+    write_lines,
+    write_wav,
+)
+
+app = typer.Typer()
+decode.register(app)
+
+
+def run(*arguments):
+    """Output of a command; what it raises is raised here."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A model folder of random weights."""
+    torch.set_num_threads(1)
+    recipe = tiny_training_recipe()
+    tokenizer = Tokenizer(["<blank>", "<unk>", "<sos/eos>", *DIGITS])
+    torch.manual_seed(3)
+    weights = build_model(
+        recipe.model, num_mel_bins=20, vocab_size=tokenizer.vocab_size, sos_eos_id=2
+    ).state_dict()
+    cmvn = CmvnStats.zeros(20).add(torch.randn(50, 20).numpy())
+    folder = tmp_path_factory.mktemp("run") / "model"
+    return save_model(folder, weights, recipe, tokenizer, cmvn)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return make_aishell_corpus(tmp_path_factory.mktemp("corpus"), rate=8000)
+
+
+def test_transcribe(model, tmp_path):
+    files = [write_wav(tmp_path / name, 1.0, seed=i) for i, name in enumerate(["b.wav", "a.flac"])]
+    lines = run("transcribe", model.parent, *files).stdout.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(file) for file in files]
+    rows = [json.loads(x) for x in run("transcribe", model, *files, "--json").stdout.splitlines()]
+    assert [set(row) for row in rows] == [{"file", "text", "score", "times"}] * 2
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    for mode in ("ctc_prefix_beam_search", "attention_rescoring", "attention"):
+        assert run("transcribe", model, files[0], "--mode", mode, "--chunk-size", 4).exit_code == 0
+
+
+def test_transcribe_goes_on_after_a_bad_file(model, tmp_path):
+    good = write_wav(tmp_path / "good.wav")
+    bad = write_lines(tmp_path / "bad.wav", ["nothing"])
+    result = run("transcribe", model, bad, good, tmp_path / "none.wav")
+    assert result.exit_code == 3
+    assert [line.split("\t")[0] for line in result.stdout.splitlines()] == [str(good)]
+    assert "bad.wav" in result.stderr
+    assert "none.wav does not exist" in result.stderr
+
+
+def test_decode_from_store_and_corpus(model, corpus, tmp_path):
+    store = make_store(tmp_path / "store", corpus, tiny_training_recipe())
+    modes = "ctc_greedy_search,attention_rescoring"
+    by_store = run(
+        "decode", model, "--store", store.path, "--split", "dev,test", "--mode", modes,
+        "--out", tmp_path / "a", "--json",
+    )  # fmt: skip
+    result = json.loads(by_store.stdout)
+    assert result == json.loads((tmp_path / "a" / "result.json").read_text())
+    assert list(result["splits"]) == ["dev", "test"]
+    assert list(result["splits"]["test"]) == modes.split(",")
+    assert result["default_mode"] == "ctc_greedy_search"
+    by_corpus = run("decode", model, "--corpus", corpus, "--out", tmp_path / "b")
+    assert by_corpus.stdout.startswith("test ctc_greedy_search CER ")
+    assert "float32 features" in by_corpus.stderr
+    assert "float16 features" in by_store.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "one of --store STORE and --corpus DIR"),
+        (["--store", "x", "--corpus", "y"], "one of --store"),
+        (["--corpus", "y", "--mode", "greedy"], "unknown mode 'greedy'; the modes are ctc_greedy"),
+        (["--corpus", "y", "--left-chunks", "2"], "--left-chunks needs --chunk-size"),
+        (["--corpus", "y", "--devices", "tpu"], "not one of auto, cpu, cuda"),
+    ],
+)
+def test_wrong_options(model, tmp_path, options, message):
+    with pytest.raises(ConfigError, match=message):
+        run("decode", model, "--out", tmp_path, *options)
+
+
+def test_a_store_of_other_features_is_refused(model, corpus, tmp_path):
+    store = make_store(tmp_path / "s", corpus, tiny_training_recipe(features__num_mel_bins=24))
+    with pytest.raises(DataError, match="other features than the model was trained on"):
+        run("decode", model, "--store", store.path, "--out", tmp_path / "out")
+
+
+def test_score(tmp_path):
+    reference = write_lines(tmp_path / "ref", ["a one two", "b three"])
+    hypothesis = write_lines(tmp_path / "hyp", ["a one too"])
+    text = run("score", reference, hypothesis, "--unit", "word").stdout
+    assert text.startswith("WER 66.67 % (2 errors of 3: 1 sub, 1 del, 0 ins), 95 % ")
+    assert "counted in words, which spaces separate; text as it stands in the files" in text
+    assert "1 without a hypothesis: b" in text
+    values = json.loads(run("score", reference, hypothesis, "--unit", "word", "--json").stdout)
+    assert (values["errors"], values["sub"], values["del"], values["ins"]) == (2, 1, 1, 0)
+    assert values["missing"] == ["b"]
+    run("score", reference, hypothesis, "--alignments", tmp_path / "aligned")
+    assert (tmp_path / "aligned").read_text().startswith("a 1 of 6\nref o n e t w o\n")
+    with pytest.raises(ConfigError, match="--unit 'letter' is not one of char, word, mixed"):
+        run("score", reference, hypothesis, "--unit", "letter")
+    with pytest.raises(DataError, match="'b' has a hypothesis but no reference"):
+        run("score", hypothesis, reference)
