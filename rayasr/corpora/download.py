@@ -200,7 +200,8 @@ def _fetch(
                     _transfer(url, partial, archive, progress)
                 except TransferError as stop:
                     failures[url] = str(stop)
-                    notes(f"{url}: {stop}; {_size(partial) / 1e6:.1f} MB are kept")
+                    kept = _size(partial)
+                    notes(f"{url}: {stop}" + (f"; {kept / 1e6:.1f} MB are kept" if kept else ""))
                 if _size(partial) <= before:  # no new byte: another mirror
                     break
             if _size(partial) == archive.size:

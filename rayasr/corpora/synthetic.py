@@ -218,9 +218,11 @@ def _finished(target: Path, settings: dict[str, Any]) -> dict[str, Any]:
     if not (target / DONE).is_file():
         raise DataError(f"{target} holds a corpus of another kind; choose another folder")
     summary: dict[str, Any] = read_json(target / DONE)
-    if summary.get("settings") != settings:
-        raise DataError(
-            f"{target} was made with other settings ({summary.get('settings')}); "
-            "delete it or choose another folder"
-        )
+    made_with = summary.get("settings", {})
+    for name, value in settings.items():
+        if made_with.get(name) != value:
+            raise DataError(
+                f"{target} was made with {name} {made_with.get(name)}, not {value}; "
+                "delete it or choose another folder"
+            )
     return summary

@@ -161,7 +161,7 @@ def test_rerun_skips_and_a_stopped_run_starts_again(tmp_path, monkeypatch):
     made = make_synthetic_corpus(tmp_path, size=SMALL)
     monkeypatch.setattr("rayasr.corpora.synthetic.speak_apart", stop)
     assert make_synthetic_corpus(tmp_path, size=SMALL) == made
-    with pytest.raises(DataError, match="made with other settings"):
+    with pytest.raises(DataError, match="made with seed 0, not 9; delete it"):
         make_synthetic_corpus(tmp_path, seed=9, size=SMALL)
 
 
