@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from wenet_models import load_wenet  # noqa: E402  (the loader that parity tests use)
 
+from rayasr.decode.attention_search import attention_beam  # noqa: E402
 from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam  # noqa: E402
 from rayasr.decode.rescoring import score_nbest  # noqa: E402
 
@@ -64,6 +65,7 @@ def main() -> None:
         "rescoring (after prefix)": lambda: [
             score_nbest(model, nbest, *item) for nbest, item in zip(nbests, encoded, strict=True)
         ],
+        "attention beam 10": lambda: [attention_beam(model, *item, 10) for item in encoded],
     }
     base = 0.0
     print(f"{len(features)} utterances, {frames} encoder frames, one thread, median of {repeats}")

@@ -9,6 +9,7 @@ from rayasr.cli.options import CorpusOption, DevicesOption, JsonOption
 
 if TYPE_CHECKING:
     from rayasr.config import Mode
+    from rayasr.score import Unit
 
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder.")
@@ -58,6 +59,14 @@ def decode(
     left_chunks: LeftOption = None,
     beam_size: BeamOption = None,
     ctc_weight: WeightOption = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            "--unit",
+            metavar="char|word|mixed",
+            help="What errors are counted in. Default: the recipe's decode.unit.",
+        ),
+    ] = None,
     devices: DevicesOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -84,8 +93,11 @@ def decode(
         _check_features(source, loaded)
     else:
         source = with_corpora(loaded.recipe, corpus or [])
+    config = loaded.recipe.decode
+    if unit is not None:
+        config = config.model_copy(update={"unit": _known_unit(unit)})
     splits = {
-        name: decode_split(loaded, source, name, modes, out, decoding=decoding)
+        name: decode_split(loaded, source, name, modes, out, decoding=decoding, config=config)
         for name in split.split(",")
     }
     default = loaded.decoding["default_mode"]
@@ -120,13 +132,10 @@ def score(
     """
     import json
 
-    from rayasr.errors import ConfigError
     from rayasr.score import UNIT_RULES, alignment_text, score_files
     from rayasr.storage import write_atomic
 
-    if unit not in UNIT_RULES:
-        raise ConfigError(f"--unit '{unit}' is not one of {', '.join(UNIT_RULES)}")
-    found = score_files(reference, hypothesis, unit, utt2spk)
+    found = score_files(reference, hypothesis, _known_unit(unit), utt2spk)
     rule = f"{UNIT_RULES[found.unit]}; text as it stands in the files"
     if alignments is not None:
         write_atomic(alignments, alignment_text(found))
@@ -187,6 +196,16 @@ def transcribe(
             print(f"{found.file}\t{found.text}", flush=True)
     if failed:
         raise typer.Exit(DataError.exit_code)
+
+
+def _known_unit(unit: str) -> "Unit":
+    """The unit of that name; raises ConfigError."""
+    from rayasr.errors import ConfigError
+    from rayasr.score import UNIT_RULES
+
+    if unit not in UNIT_RULES:
+        raise ConfigError(f"--unit '{unit}' is not one of {', '.join(UNIT_RULES)}")
+    return unit
 
 
 def _modes(text: str | None, default: str) -> "list[Mode]":

@@ -113,7 +113,7 @@ class Recognizer:
             settings.chunk_size,
             settings.left_chunks,
         )  # (B, T', D), (B,)
-        log_probs = self.model.ctc_log_probs(encoder_out).cpu()  # (B, T', V)
+        log_probs = self.model.ctc_log_probs(encoder_out)  # (B, T', V)
         frames = lengths.cpu()
         found: dict[Mode, list[Hypothesis]] = {}
         scored: list[ScoredNbest] = []
@@ -132,10 +132,8 @@ class Recognizer:
             )
             found["attention"] = self._timed(
                 [
-                    CtcHypothesis(
-                        item.units, item.score, ctc_alignment(log_probs[i, : frames[i]], item.units)
-                    )
-                    for i, item in enumerate(results)
+                    CtcHypothesis(item.units, item.score, ctc_alignment(rows[:length], item.units))
+                    for item, rows, length in zip(results, log_probs.cpu(), frames, strict=True)
                 ]
             )
         return {mode: found[mode] for mode in modes}, scored

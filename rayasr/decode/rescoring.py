@@ -13,7 +13,7 @@ from torch import Tensor
 from rayasr.decode.ctc_search import CtcHypothesis
 from rayasr.model.u2 import U2Model
 
-MAX_ROW_FRAMES = 60_000
+MAX_ROW_FRAMES = 30_000
 """Encoder frames over all hypotheses of one decoder pass: bounds memory, changes no result."""
 
 

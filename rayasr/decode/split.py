@@ -103,13 +103,15 @@ def decode_split(
     out: str | Path,
     *,
     decoding: Decoding | None = None,
+    config: DecodeConfig | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Decode and score one split of a store, or of a recipe's corpora; result.json's part by mode.
 
     Leaves OUT/SPLIT/MODE/{hyp, ref, alignments, utterances.jsonl}. All modes share one encoder
-    pass. References are scored as text: a unit that the model lacks is an error.
+    pass. References are scored as text: a unit that the model lacks is an error. Without a `config`
+    the bound of a batch and the scored unit are those of the model's recipe.
     """
-    config = loaded.recipe.decode
+    config = config or loaded.recipe.decode
     find = from_store if isinstance(source, Store) else from_corpora
     material = find(source, split, config.max_padded_frames)  # type: ignore[arg-type]
     recognizer = Recognizer(loaded, decoding)

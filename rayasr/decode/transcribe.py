@@ -59,7 +59,7 @@ def transcribe(
     frames = 0
     said = time.monotonic()
     for piece in (piece for file in files for piece in _pieces(file, recipe, fbank)):
-        if waiting and max(frames, len(piece.features)) * (len(waiting) + 1) > max_frames(recipe):
+        if waiting and max(frames, len(piece.features)) * (len(waiting) + 1) > _max_frames(recipe):
             yield from _flush(recognizer, waiting, parts, mode)
             frames = 0
         waiting.append(piece)
@@ -68,11 +68,6 @@ def transcribe(
             said = time.monotonic()
             note(f"{piece.file}: {piece.start_s:.0f} s so far")
     yield from _flush(recognizer, waiting, parts, mode)
-
-
-def max_frames(recipe: Recipe) -> int:
-    """Frames decoded together: few, so that the first transcripts come soon."""
-    return min(recipe.decode.max_padded_frames, MAX_BATCH_FRAMES)
 
 
 def quiet_cut(samples: Tensor, sample_rate: int) -> int:
@@ -85,6 +80,11 @@ def quiet_cut(samples: Tensor, sample_rate: int) -> int:
     sums = torch.nn.functional.pad(tail.cumsum(0), (1, 0))
     energy = sums[width:] - sums[:-width]
     return start + int(energy.argmin()) + width // 2
+
+
+def _max_frames(recipe: Recipe) -> int:
+    """Frames decoded together: few, so that the first transcripts come soon."""
+    return min(recipe.decode.max_padded_frames, MAX_BATCH_FRAMES)
 
 
 def _flush(

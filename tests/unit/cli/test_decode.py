@@ -88,6 +88,12 @@ def test_decode_from_store_and_corpus(model, corpus, tmp_path):
     assert list(result["splits"]) == ["dev", "test"]
     assert list(result["splits"]["test"]) == modes.split(",")
     assert result["default_mode"] == "ctc_greedy_search"
+    by_word = run(
+        "decode", model, "--store", store.path, "--unit", "word", "--out", tmp_path / "c", "--json"
+    )
+    counts = json.loads(by_word.stdout)["splits"]["test"]["ctc_greedy_search"]
+    assert counts["reference_units"] == 4
+    assert "wer" in counts
     by_corpus = run("decode", model, "--corpus", corpus, "--out", tmp_path / "b")
     assert by_corpus.stdout.startswith("test ctc_greedy_search CER ")
     assert "float32 features" in by_corpus.stderr

@@ -12,8 +12,7 @@ from rayasr.score import read_text_file
 MODES = ("ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring")
 
 
-@pytest.mark.parametrize("chunk_size", [-1, 16])
-@pytest.mark.parametrize("split", ["dev", "test"])
+@pytest.mark.parametrize(("split", "chunk_size"), [("test", -1), ("dev", 16)])
 def test_digits_are_wenets(trained, shared, tmp_path, split, chunk_size):
     corpus = CorpusConfig(path=str(shared / "data" / "fsdd_aishell"))
     recipe = trained.recipe.model_copy(update={"corpora": (corpus,)})
