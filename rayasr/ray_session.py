@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,10 +70,32 @@ def connect(
                 "start it with `ray start --head`, or unset RAY_ADDRESS to use this machine"
             ) from error
         raise LaunchError(f"cannot start Ray on this machine: {first}") from error
+    with _interrupted_once():
+        try:
+            yield _describe(private=not address)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _interrupted_once() -> Iterator[None]:
+    """Let the first Ctrl-C end the work and no further one disturb the orderly end of Ray."""
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or before is not signal.default_int_handler:  # training has its own handler
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # to the end of the process
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, stop)
     try:
-        yield _describe(private=not address)
+        yield
     finally:
-        ray.shutdown()
+        if signal.getsignal(signal.SIGINT) is stop:
+            signal.signal(signal.SIGINT, before)
 
 
 def wait_for_nodes(

@@ -322,7 +322,7 @@ def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
     """A column of lists of one length as (N, length); (0, 1) where there are no rows."""
     lists = column.combine_chunks()
-    values = lists.flatten().to_numpy()
+    values: NDArray[Any] = lists.flatten().to_numpy()
     return values.reshape(len(lists), -1) if len(lists) else values.reshape(0, 1)
 
 
