@@ -28,6 +28,7 @@ _TRAIN_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 starves workers where anything else runs
     "OMP_WAIT_POLICY": "passive",  # spinning threads cost four times the CPU on shared cores
 }
 
@@ -115,6 +116,7 @@ def _in_group(
     importing.start()
     private_cpus = max(available_cpus(), (workers or 1) * threads)
     with connect(num_cpus=private_cpus) as cluster:
+        stop.install()
         importing.join()
         job.clock.mark("ray.init")
         cuda = _use_cuda(devices, cluster["gpus"])

@@ -34,14 +34,16 @@ def test_the_number_of_workers_does_not_change_the_model(tmp_path: Path):
     assert alone.step >= STEPS
     for size in (2, 3, 4):
         several = list_checkpoints(tmp_path / f"run{size}")[-1]
-        for read in ("model", "optimizer"):
-            a, b = getattr(alone, read)(), getattr(several, read)()
-            worst = max(
-                float((a[name] - b[name]).norm() / max(float(a[name].norm()), 1e-300))
-                for name in a
-                if a[name].is_floating_point()
-            )
-            assert worst < 1e-10, (size, read, worst)
+        for a, b in ((alone.model(), several.model()), (alone.optimizer(), several.optimizer())):
+            norms = {name: float(a[name].norm()) for name in a if a[name].is_floating_point()}
+            # Where the true gradient is zero (a bias of keys) the moments are rounding alone.
+            floor = 1e-12 * max(norms.values())
+            differences = {
+                name: float((a[name] - b[name]).norm()) / max(norm, floor)
+                for name, norm in norms.items()
+            }
+            worst = max(differences, key=lambda name: differences[name])
+            assert differences[worst] < 1e-10, (size, worst, norms[worst], differences[worst])
         for row, other in zip(
             read_metrics(tmp_path / "run1"), read_metrics(tmp_path / f"run{size}"), strict=True
         ):
