@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from rayasr.logs import note
 
 OBJECT_STORE_BYTES = 2 * 10**9
 """Ray's default is 30 % of the memory; only metadata goes through our object store."""
+
+REACH_TIMEOUT_S = 10.0
 
 _DRIVER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -50,6 +53,8 @@ def connect(
     if ray.is_initialized():
         yield _describe(private=False)
         return
+    if address:
+        _check_reachable(address)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": log_to_driver}
     try:
         if address:
@@ -65,16 +70,31 @@ def connect(
     except Exception as error:  # Ray raises a dozen kinds of its own, ConnectionError the mildest
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if address:
-            raise LaunchError(
-                f"cannot join the Ray cluster at RAY_ADDRESS={address} ({first}); "
-                "start it with `ray start --head`, or unset RAY_ADDRESS to use this machine"
-            ) from error
+            raise LaunchError(_cannot_join(address, first)) from error
         raise LaunchError(f"cannot start Ray on this machine: {first}") from error
     with _interrupted_once():
         try:
             yield _describe(private=not address)
         finally:
             ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Ray itself would try for minutes, and say nothing, where nobody listens."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        return  # "auto", or Ray's client
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        raise LaunchError(_cannot_join(address, error.strerror or str(error))) from error
+
+
+def _cannot_join(address: str, reason: str) -> str:
+    return (
+        f"cannot join the Ray cluster at RAY_ADDRESS={address} ({reason}); start it with "
+        "`ray start --head`, or unset RAY_ADDRESS to use this machine"
+    )
 
 
 @contextmanager
@@ -132,9 +152,10 @@ def ask_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, A
     for node in live_nodes():
         pinned = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0, scheduling_strategy=pinned)(function)
-        answers[f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"] = task.remote(
-            *arguments
-        )
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        if name in answers:  # several nodes on one machine
+            name += f" {node['NodeID'][:8]}"
+        answers[name] = task.remote(*arguments)
     return {name: ray.get(answer) for name, answer in answers.items()}
 
 

@@ -31,7 +31,8 @@ def filesystem(path: str | Path) -> tuple[fs.FileSystem, str]:
     """The pyarrow file system of a path, and the path inside it; raises ConfigError."""
     if is_remote(path):
         try:
-            return fs.FileSystem.from_uri(str(path))
+            system, inside = fs.FileSystem.from_uri(str(path))
+            return system, str(inside)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot open {path}: {error}") from error
     return fs.LocalFileSystem(), str(Path(path).absolute())
