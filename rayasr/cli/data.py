@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from rayasr.data.store import Store
 
-data_app = typer.Typer(help="Get corpora, turn them into a store, look at it.")
+data_app = typer.Typer(
+    help="Get corpora, turn them into a store, look at it.", no_args_is_help=True
+)
 
 HISTOGRAM_BARS = 12
 BAR_WIDTH = 40

@@ -1,6 +1,7 @@
 """The store: what is written is what is read, and damage and foreign recipes are named."""
 
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def test_a_store_of_samples_gives_features_at_any_speed(corpus: Path, tmp_path: 
     assert torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[0], noise[2])
     assert store.cmvn.frames == int(train.frames[:, 1].sum())
+
+
+def test_packed_archives_give_the_same_features(made: Path, corpus: Path, tmp_path: Path) -> None:
+    packed = tmp_path / "packed" / "data_aishell"
+    shutil.copytree(corpus / "data_aishell" / "transcript", packed / "transcript")
+    (packed / "wav").mkdir()
+    wav = corpus / "data_aishell" / "wav"
+    for speaker in sorted(wav.glob("*/*")):
+        with tarfile.open(packed / "wav" / f"{speaker.name}.tar.gz", "w:gz") as archive:
+            archive.add(speaker, arcname=str(speaker.relative_to(wav)))
+    store, plain = make_store(tmp_path / "store", packed.parent, recipe()), Store.open(made)
+    for split in ("train", "dev", "test"):
+        place = {key: i for i, key in enumerate(plain.split(split).keys)}
+        assert sorted(store.split(split).keys) == sorted(place)
+        for i, key in enumerate(store.split(split).keys):
+            assert torch.equal(store.features(split, i), plain.features(split, place[key]))
 
 
 def test_dither_is_frozen_and_keyed_by_utterance(corpus: Path, tmp_path: Path) -> None:
