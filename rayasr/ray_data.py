@@ -67,9 +67,9 @@ def prepare_store(
             notes(f"store {out} is up to date: {info['utterances']:,} utterances")
             return info
         total = plan.num_utterances + len(plan.rejects)
+        storage.remove(storage.join(out, "store.json"))  # from here on it is not finished
         write_rejects(out, plan.rejects)
         check_rejects(out, plan.rejects, total, recipe.store.max_reject_fraction)
-        storage.remove(storage.join(out, "store.json"))
         remove_leftovers(shards, None)
         _make_shards(recipe, plan, shards, verify, notes)
         finished = finished_shards(shards, plan)

@@ -32,6 +32,8 @@ _PRIVATE_SETTINGS = {
     # Ray's only switch to listen on 127.0.0.1 alone; it works on Linux too.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "OMP_WAIT_POLICY": "passive",
+    # Ray starts workers at niceness 15: beside anything else that computes they would starve.
+    "RAY_worker_niceness": "0",
 }
 
 
