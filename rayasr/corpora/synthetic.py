@@ -66,17 +66,21 @@ class SyntheticSize:
     """How much is spoken; the defaults make about half an hour."""
 
     train_speakers: int = 36
-    train_sentences: int = 18
-    """Per training speaker."""
+    train_sentences: int = 14
+    """Whole sentences per training speaker."""
+    train_phrases: int = 16
+    """Pieces of sentences per training speaker: short recordings teach alignment first."""
     dev_speakers: int = 4
     dev_sentences: int = 12
     test_speakers: int = 6
     test_sentences: int = 16
 
-    def of(self, split: str) -> tuple[int, int]:
-        """Speakers, and sentences per speaker, of a split."""
+    def of(self, split: str) -> tuple[int, int, int]:
+        """Speakers, and sentences and phrases per speaker, of a split."""
         values = asdict(self)
-        return values[f"{split}_speakers"], values[f"{split}_sentences"]
+        names = ("speakers", "sentences", "phrases")
+        speakers, sentences, phrases = (values.get(f"{split}_{name}", 0) for name in names)
+        return speakers, sentences, phrases
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ def plan_speakers(seed: int, size: SyntheticSize) -> list[Speaker]:
         ("dev", DEV_VOICES, 724),
         ("test", TEST_VOICES, 764),
     ):
-        num_speakers, num_sentences = size.of(split)
+        num_speakers, num_sentences, num_phrases = size.of(split)
         if not 1 <= num_speakers <= len(voices):
             raise ConfigError(f"{split} speakers: 1 to {len(voices)} voices, found {num_speakers}")
         if num_sentences < 1:
@@ -150,7 +154,9 @@ def plan_speakers(seed: int, size: SyntheticSize) -> list[Speaker]:
                 pitch=int(rng.integers(35, 66)),
                 pitch_range=int(rng.integers(40, 71)),
             )
-            lines = tuple(replace(manner, text=next(sentences)) for _ in range(num_sentences))
+            texts = [next(sentences) for _ in range(num_sentences)]
+            texts += [_phrase(rng) for _ in range(num_phrases)]
+            lines = tuple(replace(manner, text=text) for text in texts)
             speakers.append(Speaker(f"S{first + i:04d}", split, lines))
     return speakers
 
@@ -168,6 +174,14 @@ def _sentences(rng: np.random.Generator, split: str, seed: int) -> Iterator[str]
         sentence = "".join(slot[rng.integers(len(slot))] for slot in pattern)
         if split_of_sentence(sentence, seed) == split:
             yield sentence
+
+
+def _phrase(rng: np.random.Generator) -> str:
+    """One to three neighbouring words of a random sentence, never all of it."""
+    pattern = GRAMMAR[rng.integers(len(GRAMMAR))]
+    length = int(rng.integers(1, min(4, len(pattern))))
+    first = int(rng.integers(len(pattern) - length + 1))
+    return "".join(slot[rng.integers(len(slot))] for slot in pattern[first : first + length])
 
 
 def _speak_all(

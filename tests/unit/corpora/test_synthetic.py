@@ -24,7 +24,8 @@ from rayasr.errors import ConfigError, DataError
 
 SMALL = SyntheticSize(
     train_speakers=2,
-    train_sentences=2,
+    train_sentences=1,
+    train_phrases=1,
     dev_speakers=1,
     dev_sentences=1,
     test_speakers=1,
