@@ -1,4 +1,4 @@
-"""Multi-headed attention: plain (over itself or over encoder frames) and with relative positions."""
+"""Multi-headed attention: plain (self or over encoder frames) and with relative positions."""
 
 import math
 
@@ -10,7 +10,7 @@ from rayasr.model.layers import Dropout, drop
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout_rate: float) -> Tensor:
-    """softmax(q kᵀ / sqrt(d) + bias) v, heads joined: (B, H, Tq, d), (B, H, Tk, d) to (B, Tq, H x d).
+    """softmax(q kᵀ / sqrt(d) + bias) v: (B, H, Tq, d), (B, H, Tk, d) to (B, Tq, H x d).
 
     `bias` (added after the scaling) broadcasts to (B, H, Tq, Tk). The one place where the device
     decides: an explicit softmax is faster on the CPU, the fused kernels on a GPU.
@@ -37,13 +37,17 @@ class Attention(nn.Module):
         self.linear_out = nn.Linear(size, size)
         self.dropout = Dropout(dropout_rate)
 
-    def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, bias: Tensor) -> Tensor:  # noqa: ARG002
         """Self-attention (B, T, D) to (B, T, D); positions are not used."""
         k, v = self.keys_values(x)
         return self.query(x, k, v, bias)
 
     def forward_chunk(
-        self, x: Tensor, positions: Tensor, bias: Tensor, cache: Tensor
+        self,
+        x: Tensor,
+        positions: Tensor,  # noqa: ARG002  # the same call as RelativeAttention's
+        bias: Tensor,
+        cache: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Self-attention over cached and new frames; the cache is (B, H, t, 2 d): keys, values."""
         k, v = self.keys_values(x)

@@ -58,8 +58,5 @@ class ConvolutionModule(nn.Module):
             padding=self.side,
             groups=x.size(2),
         )  # (B, D, T)
-        if self.batch_norm:
-            x = self.norm(x).transpose(1, 2)
-        else:
-            x = self.norm(x.transpose(1, 2))
+        x = self.norm(x).transpose(1, 2) if self.batch_norm else self.norm(x.transpose(1, 2))
         return F.linear(F.silu(x), self.pointwise_conv2.weight[:, :, 0], self.pointwise_conv2.bias)

@@ -28,7 +28,7 @@ class DecoderLayer(nn.Module):
         """Units (N, L, D) over encoder frames (N, T, D)."""
         y = self.norm1(x)
         k, v = self.self_attn.keys_values(y)
-        x = x + self.dropout(self.self_attn.query(y, k, v, bias))
+        x = self.dropout.add(x, self.self_attn.query(y, k, v, bias))
         k, v = self.src_attn.keys_values(memory)
         return self.rest(x, k, v, memory_bias)
 
@@ -45,9 +45,8 @@ class DecoderLayer(nn.Module):
         return x, cache
 
     def rest(self, x: Tensor, k: Tensor, v: Tensor, memory_bias: Tensor) -> Tensor:
-        x = x + self.dropout(self.src_attn.query(self.norm2(x), k, v, memory_bias))
-        x = x + self.dropout(self.feed_forward(self.norm3(x)))
-        return x
+        x = self.dropout.add(x, self.src_attn.query(self.norm2(x), k, v, memory_bias))
+        return self.dropout.add(x, self.feed_forward(self.norm3(x)))
 
 
 class Decoder(nn.Module):

@@ -23,14 +23,24 @@ class TransformerLayer(nn.Module):
         self.norm2 = nn.LayerNorm(size)
         self.dropout = Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, positions: Tensor, bias: Tensor, pad_mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        pad_mask: Tensor,  # noqa: ARG002  # the same call as ConformerLayer's
+    ) -> Tensor:
         """(B, T, D) to (B, T, D); see `Encoder` for the other arguments."""
-        x = x + self.dropout(self.self_attn(self.norm1(x), positions, bias))
-        x = x + self.dropout(self.feed_forward(self.norm2(x)))
-        return x
+        x = self.dropout.add(x, self.self_attn(self.norm1(x), positions, bias))
+        return self.dropout.add(x, self.feed_forward(self.norm2(x)))
 
     def forward_chunk(
-        self, x: Tensor, positions: Tensor, bias: Tensor, att_cache: Tensor, cnn_cache: Tensor
+        self,
+        x: Tensor,
+        positions: Tensor,
+        bias: Tensor,
+        att_cache: Tensor,
+        cnn_cache: Tensor,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor, Tensor]:
         """One chunk after cached keys and values; there is no convolution to cache for."""
         y, att_cache = self.self_attn.forward_chunk(self.norm1(x), positions, bias, att_cache)
@@ -65,12 +75,12 @@ class ConformerLayer(nn.Module):
 
     def forward(self, x: Tensor, positions: Tensor, bias: Tensor, pad_mask: Tensor) -> Tensor:
         """(B, T, D) to (B, T, D); see `Encoder` for the other arguments."""
-        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
-        x = x + self.dropout(self.self_attn(self.norm_mha(x), positions, bias))
-        x = x + self.dropout(self.conv_module(self.norm_conv(x), pad_mask))
-        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
-        x = self.norm_final(x)
-        return x
+        x = self.dropout.add(x, self.feed_forward_macaron(self.norm_ff_macaron(x)), 0.5)
+        x = self.dropout.add(x, self.self_attn(self.norm_mha(x), positions, bias))
+        x = self.dropout.add(x, self.conv_module(self.norm_conv(x), pad_mask))
+        x = self.dropout.add(x, self.feed_forward(self.norm_ff(x)), 0.5)
+        out: Tensor = self.norm_final(x)
+        return out
 
     def forward_chunk(
         self, x: Tensor, positions: Tensor, bias: Tensor, att_cache: Tensor, cnn_cache: Tensor

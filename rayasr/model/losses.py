@@ -76,7 +76,7 @@ def add_sos_eos(
 ) -> tuple[Tensor, Tensor]:
     """Decoder input and target, each (B, L + 1), of units (B, L) padded with ignore_id.
 
-    The input starts with <sos> and is padded with <eos>; the target ends with <eos>, then ignore_id.
+    The input starts with <sos>, its padding is <eos>; the target ends with <eos>, then ignore_id.
     """
     edge = torch.full_like(units[:, :1], sos_eos_id)
     inputs = torch.cat([edge, units.masked_fill(units == ignore_id, sos_eos_id)], dim=1)

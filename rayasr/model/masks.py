@@ -1,4 +1,4 @@
-"""Which positions may be seen: padding, chunks of frames, earlier units; and the chunk size draw."""
+"""Which positions may be seen: padding, chunks of frames, earlier units; the chunk size draw."""
 
 import torch
 from torch import Tensor

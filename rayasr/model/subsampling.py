@@ -6,6 +6,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from rayasr.model.conv_frontend import conv_frontend
 from rayasr.model.layers import Dropout
 
 TABLE_FRAMES = 5000
@@ -96,11 +97,20 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor, offset: int) -> tuple[Tensor, Tensor]:
         """(B, T, F) at encoder frame `offset` to frames (B, T', D) and their positions."""
-        x = self.conv(x[:, None])  # (B, C, T', F')
-        x = x.transpose(1, 2).flatten(2)
+        x = self.convolve(x).flatten(2)  # (B, T', C x F')
         x = self.out(x) if self.named_out else self.linear(x)
         frames, positions = self.pos_enc(x, offset)
         return frames, positions
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """(B, T, F) to (B, T', C, F')."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  # torch.jit skips only the whole block
+            if self.rate == 4 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+                first, second = self.conv[0], self.conv[2]
+                args = (first.weight, first.bias, second.weight, second.bias)
+                return conv_frontend(x, *args).transpose(2, 3)
+        out: Tensor = self.conv(x[:, None])  # (B, C, T', F')
+        return out.transpose(1, 2)
 
     def output_length(self, length: int) -> int:
         """Encoder frames of so many fbank frames (or mel bins); 0 for too few."""
