@@ -8,12 +8,12 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rayasr import storage
-from rayasr.config import DECODE_MODES, Recipe, dump_recipe
+from rayasr.config import DECODE_MODES, Recipe
 from rayasr.errors import ConfigError
 from rayasr.logs import note
 
@@ -54,7 +54,6 @@ def run(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     """
     _check(recipe, options)
     storage.make_folder(options.out)
-    storage.write_atomic(options.out / "recipe.yaml", dump_recipe(recipe))
     for stage, reason in plan_stages(recipe, options):
         if reason.startswith("done"):
             note(f"{stage}: skipped, {reason}")
@@ -104,7 +103,8 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
 def _prepare(recipe: Recipe, options: RunOptions) -> bool:
     from rayasr.ray_data import prepare_store
 
-    prepare_store(recipe, options.out / "store")
+    # The store belongs to the run: changed settings replace it, finished shards are kept.
+    prepare_store(recipe, options.out / "store", force=True)
     return True
 
 
@@ -139,10 +139,12 @@ def _decode(recipe: Recipe, options: RunOptions) -> bool:
     loaded = load_model(options.out / "model", device=_device(options.devices))
     decoding = choose_decoding(loaded, store, recipe.decode)
     save_decoding(options.out / "model", decoding)
-    loaded = load_model(options.out / "model", device=_device(options.devices))
+    loaded = replace(loaded, decoding=decoding)
     modes = [mode for mode in DECODE_MODES if mode in recipe.decode.modes]
     splits = {
-        split: decode_split(loaded, store, split, modes, options.out / "decode")
+        split: decode_split(
+            loaded, store, split, modes, options.out / "decode", config=recipe.decode
+        )
         for split in store.info["splits"]
         if split != "train"
     }
