@@ -92,11 +92,13 @@ def _in_process(
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from rayasr.train.allocator import keep_freed_memory
     from rayasr.train.display import Display
     from rayasr.train.reporter import Reporter
 
     job = replace(job, cuda=_use_cuda(devices, int(torch.cuda.is_available())))
     _quiet("ray.train")
+    keep_freed_memory()  # before the thread that trains is made
     job.clock.mark("Ray Train")
     with Display() as display:
         reporter = Reporter(note=notes, row=display.row, stop_requested=stop.event.is_set)

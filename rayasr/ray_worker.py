@@ -88,8 +88,10 @@ def group_worker(config: dict[str, Any]) -> "FitResult":
     """What each worker of a group runs."""
     from ray import train
 
+    from rayasr.train.allocator import keep_freed_memory
     from rayasr.train.reporter import Reporter
 
+    keep_freed_memory()
     job: Job = config["job"]
     job.clock.mark("worker group")
     line = BoardLine(config["board"])

@@ -32,4 +32,5 @@ def keep_freed_memory() -> bool:
         (_M_TOP_PAD, 2**26),
         (_M_ARENA_MAX, 1),
     )
-    return sum(mallopt(option, value) for option, value in settings) == len(settings)
+    taken: int = sum(mallopt(option, value) for option, value in settings)
+    return taken == len(settings)

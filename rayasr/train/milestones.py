@@ -142,7 +142,7 @@ def save(training: Training) -> None:
 def _warn(training: Training, values: dict[str, float]) -> None:
     """Say once what a person watching the curves would say, with a remedy."""
     position, total = training.position, training.setup.total_steps
-    if position.step < total / 5:
+    if position.step < max(500, total / 5):  # early on, blanks alone are how CTC starts
         return
     if values["dev_empty"] > 0.9 and "empty" not in training.warned:
         training.warned.add("empty")

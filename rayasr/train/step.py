@@ -41,7 +41,8 @@ def train_step(
     if any(signals):
         extras[3:] = torch.tensor(signals, dtype=state.dtype)
     set_learning_rate(state.optimizer, lr)
-    state.model.train()
+    if not state.model.training:  # asked, because setting it visits every module
+        state.model.train()
     state.reducer.zero()
     micro_losses: list[Tensor] = []
     for index, batch in enumerate(loaded.batches):
