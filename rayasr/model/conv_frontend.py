@@ -26,7 +26,7 @@ class _ConvFrontend(torch.autograd.Function):
     """Names: M = F1 first-layer frequencies, R = B x (T' + 1) rows of two first-layer frames."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor
     ) -> Tensor:
         patches, num_frames = _first_patches(x)  # (M, 2 R, 10)
@@ -50,7 +50,7 @@ class _ConvFrontend(torch.autograd.Function):
         return out.view(x.size(0), -1, num_bins, size)[:, :num_frames]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         patches, kernel1, weight2, out = ctx.saved_tensors
         here, after = _second_kernels(weight2)
         rows, num_bins, size = out.shape
@@ -95,7 +95,8 @@ def _first_patches(x: Tensor) -> tuple[Tensor, int]:
     padded[:, : min(length, needed)] = x[:, :needed]
     windows = padded.unfold(1, 3, 2).unfold(2, 3, 2)  # (B, 2 (T' + 1), M, 3, 3)
     patches = x.new_ones(num_freqs, num_utterances, num_first, 10)
-    patches[..., :9].unflatten(3, (3, 3)).copy_(windows.permute(2, 0, 1, 3, 4))
+    kernel_part = patches[..., :9].view(num_freqs, num_utterances, num_first, 3, 3)
+    kernel_part.copy_(windows.permute(2, 0, 1, 3, 4))
     return patches.view(num_freqs, -1, 10), num_frames
 
 

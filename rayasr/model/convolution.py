@@ -1,5 +1,7 @@
 """The conformer's convolution module, causal (for streaming) or not."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ class ConvolutionModule(nn.Module):
         super().__init__()
         self.pointwise_conv1 = nn.Conv1d(size, 2 * size, 1)
         self.depthwise_conv = nn.Conv1d(size, size, kernel, groups=size)
-        self.norm: nn.Module = nn.BatchNorm1d(size) if batch_norm else nn.LayerNorm(size)
+        self.norm: Any = nn.BatchNorm1d(size) if batch_norm else nn.LayerNorm(size)
         self.pointwise_conv2 = nn.Conv1d(size, size, 1)
         self.left = kernel - 1 if causal else 0
         self.side = 0 if causal else (kernel - 1) // 2

@@ -1,5 +1,7 @@
 """The attention decoders: left to right, and (U2++) right to left beside it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -55,10 +57,10 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig, vocab_size: int, size: int, num_blocks: int) -> None:
         super().__init__()
         positions = Positions(size, config.positional_dropout_rate, added=True)
-        self.embed = nn.ModuleList([nn.Embedding(vocab_size, size), positions])
+        self.embed: Any = nn.ModuleList([nn.Embedding(vocab_size, size), positions])
         self.after_norm = nn.LayerNorm(size)
         self.output_layer = nn.Linear(size, vocab_size)
-        self.decoders = nn.ModuleList(DecoderLayer(config, size) for _ in range(num_blocks))
+        self.decoders: Any = nn.ModuleList(DecoderLayer(config, size) for _ in range(num_blocks))
 
     def forward(self, units: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
         """Units (N, L), <sos> first, and encoder frames (N, T, D) to logits (N, L, V).

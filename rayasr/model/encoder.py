@@ -1,5 +1,7 @@
 """The encoder: subsampling, then conformer or transformer layers, whole or chunk by chunk."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -116,7 +118,7 @@ class Encoder(nn.Module):
         )
         self.after_norm = nn.LayerNorm(size)
         layer = ConformerLayer if config.kind == "conformer" else TransformerLayer
-        self.encoders = nn.ModuleList(layer(config) for _ in range(config.num_blocks))
+        self.encoders: Any = nn.ModuleList(layer(config) for _ in range(config.num_blocks))
 
     def forward(
         self, features: Tensor, lengths: Tensor, chunk_frames: int, left_chunks: int

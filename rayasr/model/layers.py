@@ -53,7 +53,8 @@ def random_bytes(count: int) -> Tensor:
 
     Drawn 64 bits at a time: 15 times cheaper than `bernoulli_`.
     """
-    if torch.jit.is_scripting():  # cannot reinterpret memory, and nobody trains a scripted model
+    # A script cannot reinterpret memory, and nobody trains one.
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return torch.empty(count, dtype=torch.uint8).random_()
     words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     return words.view(torch.uint8)[:count]

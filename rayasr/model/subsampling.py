@@ -1,7 +1,7 @@
 """From fbank frames to encoder frames: CMVN, strided convolutions, sinusoidal positions."""
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Subsampling(nn.Module):
         for i, (kernel, stride) in enumerate(zip(self.kernels, self.strides)):
             layers.append(nn.Conv2d(channels if i else 1, channels, kernel, stride))
             layers.append(nn.ReLU())
-        self.conv = nn.Sequential(*layers)
+        self.conv: Any = nn.Sequential(*layers)
         linear = nn.Linear(channels * self.output_length(num_mel_bins), size)
         self.named_out = rate == 4
         if self.named_out:
@@ -104,13 +104,14 @@ class Subsampling(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """(B, T, F) to (B, T', C, F')."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  # torch.jit skips only the whole block
-            if self.rate == 4 and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            plain_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+            if self.rate == 4 and plain_cpu:
                 first, second = self.conv[0], self.conv[2]
-                args = (first.weight, first.bias, second.weight, second.bias)
-                return conv_frontend(x, *args).transpose(2, 3)
-        out: Tensor = self.conv(x[:, None])  # (B, C, T', F')
-        return out.transpose(1, 2)
+                out = conv_frontend(x, first.weight, first.bias, second.weight, second.bias)
+                return out.transpose(2, 3)
+        maps: Tensor = self.conv(x[:, None])  # (B, C, T', F')
+        return maps.transpose(1, 2)
 
     def output_length(self, length: int) -> int:
         """Encoder frames of so many fbank frames (or mel bins); 0 for too few."""

@@ -4,7 +4,7 @@ Parameter names and numbers are WeNet's, so that checkpoints go both ways. Every
 with torch.jit: no config object is used after construction.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class U2Model(nn.Module):
         self.encoder = Encoder(config.encoder, num_mel_bins, cmvn)
         self.bidirectional = config.decoder.r_num_blocks > 0
         if self.bidirectional:
-            self.decoder: nn.Module = BiDecoder(config.decoder, vocab_size, size)
+            self.decoder: Any = BiDecoder(config.decoder, vocab_size, size)
         else:
             self.decoder = Decoder(config.decoder, vocab_size, size, config.decoder.num_blocks)
         self.ctc = Ctc(size, vocab_size)
