@@ -22,9 +22,15 @@ _SUMS = (*_LOSSES, "steps")
 class Meter:
     """Collects step results; `row()` is the only place in a step's path that waits for a GPU."""
 
-    def __init__(self, recipe: Recipe, vocab_size: int, world: World, position: Position) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        vocab_size: int,
+        world: World,
+        position: Position,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._recipe, self._vocab_size, self._world = recipe, vocab_size, world
-        dtype = {"fp64": torch.float64}.get(recipe.train.precision, torch.float32)
         self._peak = matmul_rate(world.device, dtype) * world.size
         kept = position.window
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64, device=world.device)

@@ -9,7 +9,7 @@ from rayasr.logs import MetricsLog
 from rayasr.train.checkpoint_writer import CheckpointWriter
 from rayasr.train.meter import Meter
 from rayasr.train.reporter import Reporter
-from rayasr.train.setup import Setup
+from rayasr.train.setup import Setup, keep_inputs
 from rayasr.train.state import Position, copy_to_host
 from rayasr.train.validate import validate
 from rayasr.train.world import World
@@ -53,6 +53,7 @@ def begin(setup: Setup, run: Path, world: World, reporter: Reporter) -> Training
     position, keep = setup.state.position, setup.recipe.checkpoint
     log = writer = None
     if world.is_first:
+        keep_inputs(run, setup)
         log = MetricsLog(run, position.step)
         writer = CheckpointWriter(
             run,
@@ -65,7 +66,13 @@ def begin(setup: Setup, run: Path, world: World, reporter: Reporter) -> Training
         setup=setup,
         world=world,
         reporter=reporter,
-        meter=Meter(setup.recipe, setup.store.tokenizer.vocab_size, world, position),
+        meter=Meter(
+            setup.recipe,
+            setup.store.tokenizer.vocab_size,
+            world,
+            position,
+            setup.state.autocast or setup.state.dtype,
+        ),
         log=log,
         writer=writer,
         started=time.monotonic() - position.seconds,

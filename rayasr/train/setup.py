@@ -79,7 +79,6 @@ def set_up(
         recipe = with_max_padded_frames(recipe, frames)
     setup = _with_loader(recipe, store, state, world)
     if world.is_first:
-        _keep_inputs(run, setup)
         _say_start(setup, checkpoint, say)
     clock.mark("plan")
     if recipe.train.autocheck:
@@ -90,6 +89,14 @@ def set_up(
         try_batches(state, first, worst, recipe, world)
         clock.mark("trial batches")
     return setup
+
+
+def keep_inputs(run: Path, setup: Setup) -> None:
+    """What averaging needs when the store is elsewhere; and the recipe as it is trained."""
+    storage.make_folder(run)
+    setup.store.tokenizer.save(run)
+    storage.write_json(run / "cmvn.json", setup.store.cmvn.to_json())
+    storage.write_atomic(run / "recipe.yaml", dump_recipe(setup.recipe))
 
 
 def _build(recipe: Recipe, store: Store, world: World) -> TrainState:
@@ -128,14 +135,6 @@ def _with_loader(recipe: Recipe, store: Store, state: TrainState, world: World) 
         train_hours=float(train.seconds.sum()) / 3600,
         has_dev="dev" in store.info["splits"] and len(store.split("dev").keys) > 0,
     )
-
-
-def _keep_inputs(run: Path, setup: Setup) -> None:
-    """What averaging needs when the store is elsewhere; and the recipe as it is trained."""
-    storage.make_folder(run)
-    setup.store.tokenizer.save(run)
-    storage.write_json(run / "cmvn.json", setup.store.cmvn.to_json())
-    storage.write_atomic(run / "recipe.yaml", dump_recipe(setup.recipe))
 
 
 def _say_start(setup: Setup, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> None:

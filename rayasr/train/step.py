@@ -90,7 +90,10 @@ def combine(
     ctc = losses.ctc / num_utterances
     normalized = config.length_normalized_loss
     attention = losses.attention / (num_units + num_utterances if normalized else num_utterances)
-    return config.ctc_weight * ctc + (1.0 - config.ctc_weight) * attention, ctc, attention
+    loss = config.ctc_weight * ctc + (1.0 - config.ctc_weight) * attention
+    if config.alignment_weight > 0.0:
+        loss = loss + config.alignment_weight * losses.alignment / num_utterances
+    return loss, ctc, attention
 
 
 def autocast(state: TrainState, device: torch.device) -> AbstractContextManager[object]:

@@ -75,6 +75,7 @@ def main(rank: int, size: int, folder: Path) -> None:
     reporter = Reporter(note=lambda _: None)
     fit(RECIPE, folder / "store", folder / f"run{size}", world=world, reporter=reporter)
     if size > 1:
+        dist.barrier()  # nobody leaves while another still reads
         dist.destroy_process_group()
 
 
