@@ -240,6 +240,13 @@ class ModelConfig(Section):
     """Share of the right-to-left decoder in the attention loss."""
     label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
     """Label smoothing of the attention loss."""
+    init: Literal["wenet", "unit_variance"] = "wenet"
+    """How the layers before the positions start. WeNet multiplies their output by
+    sqrt(output_size), so that positions are hardly heard at first; `unit_variance` divides their
+    weights by it and learns in half the time from little speech."""
+    alignment_weight: float = Field(0.0, ge=0.0)
+    """Weight of a loss that keeps the decoders' attention on the frames where CTC hears each unit;
+    for corpora of a few hours, from which decoders do not learn to align by themselves."""
     length_normalized_loss: bool = False
     """Divide the attention loss by units instead of utterances."""
 

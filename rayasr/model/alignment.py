@@ -18,12 +18,10 @@ _IMPOSSIBLE = -1e30
 
 
 class Spans(NamedTuple):
-    """The frames in which a decoder should look for each unit and for the end of sentence."""
+    """The frames in which one decoder should look for each unit and for the end of sentence."""
 
-    left: Tensor
-    """bool (B, L + 1, T'), in the order of the left-to-right decoder."""
-    right: Tensor
-    """The same in the order of the right-to-left decoder."""
+    frames: Tensor
+    """bool (B, L + 1, T'), in the order in which the decoder writes."""
     counted: Tensor
     """bool (B, L + 1): positions of utterances whose path is believed."""
 
@@ -31,8 +29,10 @@ class Spans(NamedTuple):
 @torch.no_grad()
 def alignment_spans(
     log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
-) -> Spans:
-    """Spans from CTC log-probabilities (B, T', V) and units (B, L), both padded.
+) -> tuple[Spans, Spans]:
+    """Spans for the left-to-right and the right-to-left decoder.
+
+    CTC log-probabilities (B, T', V), frames (B,), units (B, L) and their numbers (B,).
 
     A unit's span reaches half-way to its neighbours; the end of sentence is what lies behind the
     last unit (before the first one, for the right-to-left decoder).
@@ -58,20 +58,18 @@ def alignment_spans(
     mirrored = torch.where(positions < last, last - 1 - positions, positions)
     reversed_inside = inside.gather(1, mirrored[:, :, None].expand_as(inside))
     believed = scores > CONFIDENT_LOG_PROB * token_lengths
-    return Spans(
-        left=torch.where(is_end, behind[:, None], inside),
-        right=torch.where(is_end, before[:, None], reversed_inside),
-        counted=(positions <= last) & believed[:, None] & (last > 0),
-    )
+    counted = (positions <= last) & believed[:, None] & (last > 0)
+    left = Spans(torch.where(is_end, behind[:, None], inside), counted)
+    return left, Spans(torch.where(is_end, before[:, None], reversed_inside), counted)
 
 
-def span_loss(weights: Tensor, spans: Tensor, counted: Tensor) -> Tensor:
+def span_loss(weights: Tensor, spans: Spans) -> Tensor:
     """-log of the attention mass inside the spans, summed over positions; 0-dim.
 
     Attention weights (B, H, L + 1, T') are averaged over heads first: heads may specialise.
     """
-    mass = (weights.mean(1) * spans).sum(2).clamp(min=1e-6)
-    return -(mass.log() * counted).sum()
+    mass = (weights.mean(1) * spans.frames).sum(2).clamp(min=1e-6)
+    return -(mass.log() * spans.counted).sum()
 
 
 @torch.no_grad()

@@ -54,6 +54,12 @@ class Attention(nn.Module):
         k, v, cache = extend_cache(cache, k, v)
         return self.query(x, k, v, bias), cache
 
+    def weights(self, x: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        """Attention weights (B, H, Tq, Tk) of queries (B, Tq, D), which `query` does not tell."""
+        q = split_heads(self.linear_q(x), self.heads)
+        scores = torch.matmul(q / math.sqrt(q.size(3)), k.transpose(2, 3)) + bias
+        return torch.softmax(scores, dim=3)
+
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, D) to keys and values, each (B, H, T, d)."""
         k = split_heads(self.linear_k(memory), self.heads)

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rayasr.config import DecoderConfig
+from rayasr.model.alignment import Spans, span_loss
 from rayasr.model.attention import Attention, extend_cache
 from rayasr.model.layers import Dropout, FeedForward
+from rayasr.model.losses import at_least_float32
 from rayasr.model.masks import causal_mask, score_bias
 from rayasr.model.subsampling import Positions
 
@@ -26,13 +28,19 @@ class DecoderLayer(nn.Module):
         self.norm3 = nn.LayerNorm(size)
         self.dropout = Dropout(rate)
 
-    def forward(self, x: Tensor, bias: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
-        """Units (N, L, D) over encoder frames (N, T, D)."""
+    def forward(
+        self, x: Tensor, bias: Tensor, memory: Tensor, memory_bias: Tensor, spans: Spans | None
+    ) -> tuple[Tensor, Tensor]:
+        """Units (N, L, D) over encoder frames (N, T, D), and attention's loss outside the spans."""
         y = self.norm1(x)
         k, v = self.self_attn.keys_values(y)
         x = self.dropout.add(x, self.self_attn.query(y, k, v, bias))
         k, v = self.src_attn.keys_values(memory)
-        return self.rest(x, k, v, memory_bias)
+        outside = torch.zeros((), device=x.device)
+        if spans is not None:
+            weights = self.src_attn.weights(self.norm2(x), k, memory_bias)
+            outside = span_loss(at_least_float32(weights), spans)
+        return self.rest(x, k, v, memory_bias), outside
 
     def forward_step(
         self, x: Tensor, bias: Tensor, cache: Tensor, memory_cache: Tensor, memory_bias: Tensor
@@ -62,17 +70,22 @@ class Decoder(nn.Module):
         self.output_layer = nn.Linear(size, vocab_size)
         self.decoders: Any = nn.ModuleList(DecoderLayer(config, size) for _ in range(num_blocks))
 
-    def forward(self, units: Tensor, memory: Tensor, memory_bias: Tensor) -> Tensor:
+    def forward(
+        self, units: Tensor, memory: Tensor, memory_bias: Tensor, spans: Spans | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Units (N, L), <sos> first, and encoder frames (N, T, D) to logits (N, L, V).
 
-        Padding stands behind the units, where the causal mask hides it.
+        Padding stands behind the units, where the causal mask hides it. The second result is the
+        loss of attention outside the spans, a mean over layers; 0 without spans.
         """
         x = self.embed_units(units, 0)
         bias = score_bias(causal_mask(units.size(1), x.device), x.dtype)
+        outside = torch.zeros((), device=x.device)
         for layer in self.decoders:
-            x = layer(x, bias, memory, memory_bias)
+            x, layer_outside = layer(x, bias, memory, memory_bias, spans)
+            outside = outside + layer_outside / len(self.decoders)
         logits: Tensor = self.output_layer(self.after_norm(x))
-        return logits
+        return logits, outside
 
     def forward_step(
         self, units: Tensor, memory: Tensor, memory_bias: Tensor, cache: list[Tensor]

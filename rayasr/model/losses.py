@@ -25,6 +25,8 @@ class Losses(NamedTuple):
     """Units (the end included) that the left decoder ranks first, given what is before them."""
     num_units: Tensor
     """Units, one end per utterance included: the attention loss's denominator by units."""
+    alignment: Tensor
+    """Attention outside the spans that CTC gives, both directions; 0 where not asked for."""
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rayasr.config import ModelConfig
+from rayasr.model.alignment import Spans, alignment_spans
 from rayasr.model.decoder import BiDecoder, Decoder
 from rayasr.model.encoder import Encoder
 from rayasr.model.losses import (
@@ -69,6 +70,7 @@ class U2Model(nn.Module):
         self.ctc_weight = config.ctc_weight
         self.reverse_weight = config.reverse_weight if self.bidirectional else 0.0
         self.label_smoothing = config.label_smoothing
+        self.alignment_weight = config.alignment_weight
         self.dynamic_chunk = config.encoder.dynamic_chunk
         self.dynamic_left_chunks = config.encoder.dynamic_left_chunks
 
@@ -99,19 +101,38 @@ class U2Model(nn.Module):
         ctc = ctc_loss(at_least_float32(self.ctc(encoder_out)), lengths, tokens, token_lengths)
         memory_bias = self.memory_bias(padding_mask(lengths, encoder_out.size(1)), encoder_out)
         inputs, targets = add_sos_eos(tokens, token_lengths, self.sos_eos_id)
-        logits = at_least_float32(self.left_logits(inputs, encoder_out, memory_bias))
+        left_spans, right_spans = self.spans(encoder_out, lengths, tokens, token_lengths)
+        logits, outside = self.left_logits(inputs, encoder_out, memory_bias, left_spans)
+        logits = at_least_float32(logits)
         left = attention_loss(logits, targets, self.label_smoothing)
         correct = (logits.argmax(2) == targets).sum()
         right = torch.zeros_like(left)
         if self.reverse_weight > 0.0:
             reversed_tokens = reverse_units(tokens, token_lengths, self.ignore_id)
             inputs, targets = add_sos_eos(reversed_tokens, token_lengths, self.sos_eos_id)
-            logits = at_least_float32(self.right_logits(inputs, encoder_out, memory_bias))
+            logits, right_outside = self.right_logits(inputs, encoder_out, memory_bias, right_spans)
+            logits = at_least_float32(logits)
+            outside = outside + right_outside
             right = attention_loss(logits, targets, self.label_smoothing)
         attention = (1.0 - self.reverse_weight) * left + self.reverse_weight * right
         total = self.ctc_weight * ctc + (1.0 - self.ctc_weight) * attention
+        if self.alignment_weight > 0.0:
+            total = total + self.alignment_weight * outside
         num_units = (targets != self.ignore_id).sum()
-        return Losses(total, ctc, attention, left, right, correct, num_units)
+        return Losses(total, ctc, attention, left, right, correct, num_units, outside)
+
+    def spans(
+        self, encoder_out: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> tuple[Spans | None, Spans | None]:
+        """Where the decoders should look, while a model with an alignment_weight trains."""
+        left: Spans | None = None
+        right: Spans | None = None
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return left, right
+        if self.training and self.alignment_weight > 0.0:
+            log_probs = self.ctc_log_probs(encoder_out.detach())
+            left, right = alignment_spans(log_probs, lengths, tokens, token_lengths)
+        return left, right
 
     @torch.jit.export
     def encode(
@@ -147,12 +168,14 @@ class U2Model(nn.Module):
         a right decoder, or with reverse_weight 0, the second result is zeros (N, 1, 1).
         """
         bias = self.memory_bias(encoder_mask[:, 0], encoder_out)
-        left = at_least_float32(self.left_logits(hyps, encoder_out, bias)).log_softmax(2)
+        logits, _ = self.left_logits(hyps, encoder_out, bias, None)
+        left = at_least_float32(logits).log_softmax(2)
         right = torch.zeros(hyps.size(0), 1, 1, device=hyps.device)
         if self.bidirectional and reverse_weight > 0.0:
             reversed_units = reverse_units(hyps[:, 1:], hyps_lengths - 1, self.sos_eos_id)
             hyps = torch.cat([hyps[:, :1], reversed_units], dim=1)
-            right = at_least_float32(self.right_logits(hyps, encoder_out, bias)).log_softmax(2)
+            logits, _ = self.right_logits(hyps, encoder_out, bias, None)
+            right = at_least_float32(logits).log_softmax(2)
         return left, right
 
     @torch.jit.export
@@ -180,19 +203,23 @@ class U2Model(nn.Module):
             logits, new_cache = self.decoder.forward_step(tokens, encoder_out, bias, given)
         return at_least_float32(logits).log_softmax(1), new_cache
 
-    def left_logits(self, units: Tensor, encoder_out: Tensor, bias: Tensor) -> Tensor:
+    def left_logits(
+        self, units: Tensor, encoder_out: Tensor, bias: Tensor, spans: Spans | None
+    ) -> tuple[Tensor, Tensor]:
         if self.bidirectional:
-            logits: Tensor = self.decoder.left_decoder(units, encoder_out, bias)
+            logits, outside = self.decoder.left_decoder(units, encoder_out, bias, spans)
         else:
-            logits = self.decoder(units, encoder_out, bias)
-        return logits
+            logits, outside = self.decoder(units, encoder_out, bias, spans)
+        return logits, outside
 
-    def right_logits(self, units: Tensor, encoder_out: Tensor, bias: Tensor) -> Tensor:
+    def right_logits(
+        self, units: Tensor, encoder_out: Tensor, bias: Tensor, spans: Spans | None
+    ) -> tuple[Tensor, Tensor]:
         if self.bidirectional:
-            logits: Tensor = self.decoder.right_decoder(units, encoder_out, bias)
+            logits, outside = self.decoder.right_decoder(units, encoder_out, bias, spans)
         else:
             raise RuntimeError("this model has no right-to-left decoder")
-        return logits
+        return logits, outside
 
     def memory_bias(self, visible: Tensor, encoder_out: Tensor) -> Tensor:
         """Hides padded encoder frames from the decoder: bool (B, T') to (B, 1, 1, T')."""
@@ -262,4 +289,17 @@ def build_model(
     `cmvn` is (mean, istd), each float32 (num_mel_bins,); None leaves features as they are.
     """
     mean, istd = cmvn or (torch.zeros(num_mel_bins), torch.ones(num_mel_bins))
-    return U2Model(config, num_mel_bins, vocab_size, sos_eos_id, GlobalCmvn(mean, istd))
+    model = U2Model(config, num_mel_bins, vocab_size, sos_eos_id, GlobalCmvn(mean, istd))
+    if config.init == "unit_variance":
+        scale_inputs(model, config.encoder.output_size**-0.5)
+    return model
+
+
+@torch.no_grad()
+def scale_inputs(model: U2Model, factor: float) -> None:
+    """Multiply what is scaled by sqrt(D) and then added to positions: subsampled frames, units."""
+    embed = model.encoder.embed
+    subsampled: Any = embed.out[0] if embed.named_out else embed.linear
+    embeddings = [m for m in model.decoder.modules() if isinstance(m, nn.Embedding)]
+    for scaled in (subsampled.weight, subsampled.bias, *(m.weight for m in embeddings)):
+        scaled.mul_(factor)

@@ -1,7 +1,6 @@
 """Checkpoints are whole or not there; model folders stand alone."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -138,7 +137,8 @@ def test_a_mirror_gets_what_is_kept_and_gives_it_back(tmp_path: Path):
     for step in (1, 2):
         writer.submit(step, {"w": torch.ones(1)}, {}, {"step": step})
     writer.close()
-    assert os.listdir(tmp_path / "mirror" / "checkpoints") == ["step-00000002"]
+    names = [path.name for path in (tmp_path / "mirror" / "checkpoints").iterdir()]
+    assert names == ["step-00000002"]
     fetched = fetch_from_mirror(mirror, tmp_path / "new", ignore)
     assert fetched is not None
     assert fetched.step == 2

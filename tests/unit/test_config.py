@@ -46,7 +46,7 @@ def test_a_bad_file_is_a_config_error(tmp_path: Path, text: str, message: str) -
 
 
 def test_a_missing_recipe_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot read .*none.yaml"):
+    with pytest.raises(ConfigError, match=r"cannot read .*none\.yaml"):
         load_recipe(tmp_path / "none.yaml")
 
 

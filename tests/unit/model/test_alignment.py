@@ -5,7 +5,9 @@ import itertools
 import pytest
 import torch
 
-from rayasr.model.alignment import alignment_spans, best_path, span_loss
+from rayasr.config import ModelConfig
+from rayasr.model.alignment import Spans, alignment_spans, best_path, span_loss
+from rayasr.model.u2 import U2Model, build_model
 
 
 def all_paths(num_frames: int, units: list[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -58,24 +60,70 @@ def test_spans_reach_half_way_and_the_end_lies_outside() -> None:
     for frame, unit in ((2, 1), (6, 2)):
         log_probs[0, frame] = torch.tensor([-20.0, -20.0, -20.0])
         log_probs[0, frame, unit] = 0.0
-    spans = alignment_spans(log_probs, torch.tensor([9]), torch.tensor([[1, 2]]), torch.tensor([2]))
-    frames = [[t for t in range(9) if row[t]] for row in spans.left[0]]
+    tokens = torch.tensor([[1, 2]])
+    left, right = alignment_spans(log_probs, torch.tensor([9]), tokens, torch.tensor([2]))
+    frames = [[t for t in range(9) if row[t]] for row in left.frames[0]]
     assert frames == [[0, 1, 2, 3, 4], [4, 5, 6, 7], [7, 8]]
-    mirrored = [[t for t in range(9) if row[t]] for row in spans.right[0]]
+    mirrored = [[t for t in range(9) if row[t]] for row in right.frames[0]]
     assert mirrored == [frames[1], frames[0], [0, 1]]
-    assert spans.counted.all()
+    assert left.counted.all()
 
 
 def test_an_utterance_that_ctc_does_not_know_yet_is_left_out() -> None:
     log_probs = torch.zeros(1, 8, 5).log_softmax(2)
-    spans = alignment_spans(log_probs, torch.tensor([8]), torch.tensor([[1, 2]]), torch.tensor([2]))
-    assert not spans.counted.any()
+    tokens = torch.tensor([[1, 2]])
+    left, _ = alignment_spans(log_probs, torch.tensor([8]), tokens, torch.tensor([2]))
+    assert not left.counted.any()
 
 
 def test_the_loss_is_small_only_where_attention_is_inside() -> None:
     spans = torch.zeros(1, 2, 4, dtype=torch.bool)
     spans[0, 0, :2] = spans[0, 1, 2:] = True
-    counted = torch.ones(1, 2, dtype=torch.bool)
+    where = Spans(spans, torch.ones(1, 2, dtype=torch.bool))
     inside = torch.tensor([[[[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]]]])
-    assert span_loss(inside, spans, counted).item() == pytest.approx(0.0)
-    assert span_loss(inside.flip(3), spans, counted).item() > 10
+    assert span_loss(inside, where).item() == pytest.approx(0.0)
+    assert span_loss(inside.flip(3), where).item() > 10
+
+
+def test_training_with_an_alignment_weight_adds_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, arguments = _model(alignment_weight=0.5)
+    for weight in model.ctc.parameters():  # every unit as likely as any other, in each frame
+        weight.data.zero_()
+    assert model(*arguments).alignment.item() == 0.0  # CTC is not believed yet
+    monkeypatch.setattr("rayasr.model.alignment.CONFIDENT_LOG_PROB", -1000.0)
+    losses = model(*arguments)
+    assert losses.alignment.item() > 0.0
+    expected = 0.3 * losses.ctc + 0.7 * losses.attention + 0.5 * losses.alignment
+    torch.testing.assert_close(losses.total, expected)
+    model.eval()
+    assert model(*arguments).alignment.item() == 0.0
+
+
+def test_unit_variance_divides_what_the_forward_pass_multiplies() -> None:
+    plain, _ = _model(init="wenet")
+    scaled, _ = _model(init="unit_variance")
+    different = {
+        name
+        for (name, a), b in zip(plain.named_parameters(), scaled.parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert different == {
+        "encoder.embed.out.0.weight",
+        "encoder.embed.out.0.bias",
+        "decoder.left_decoder.embed.0.weight",
+        "decoder.right_decoder.embed.0.weight",
+    }
+    ratio = plain.encoder.embed.out[0].weight / scaled.encoder.embed.out[0].weight
+    torch.testing.assert_close(ratio, torch.full_like(ratio, 4.0))
+
+
+def _model(**settings: object) -> tuple[U2Model, tuple[torch.Tensor, ...]]:
+    """A small U2++ model of one seed, and a batch for it."""
+    torch.manual_seed(0)
+    encoder = {"output_size": 16, "linear_units": 16, "num_blocks": 1, "attention_heads": 2}
+    decoder = {"linear_units": 16, "num_blocks": 1, "r_num_blocks": 1, "attention_heads": 2}
+    config = ModelConfig.model_validate({"encoder": encoder, "decoder": decoder} | settings)
+    model = build_model(config, num_mel_bins=20, vocab_size=7, sos_eos_id=2)
+    tokens = torch.tensor([[3, 4, 5], [6, -1, -1]])
+    lengths = torch.tensor([60, 40])
+    return model, (torch.randn(2, 60, 20), lengths, tokens, torch.tensor([3, 1]))
