@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 MAX_WORKER_FAILURES = 3
 """Times that lost workers are replaced, from the last checkpoint, before the run gives up."""
-_POLL_S = 0.25
+_POLL_S = 0.5
 _TRAIN_SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # How often Ray's controller looks, 3 ms of CPU each; a report waits for one such look.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_worker_niceness": "0",  # Ray's 15 starves workers where anything else runs
@@ -114,6 +115,8 @@ def _in_group(
 ) -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
     threads = job.recipe.train.threads_per_worker
+    if "RAY_ADDRESS" not in os.environ:  # one machine cannot be drained: spare the watcher
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     importing = threading.Thread(target=_import_trainer)  # while Ray's processes start
     importing.start()
     private_cpus = max(available_cpus(), (workers or 1) * threads)

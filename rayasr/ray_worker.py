@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rayasr.train.loop import FitOptions, FitResult
     from rayasr.train.reporter import Reporter, StartClock
 
-_EXCHANGE_S = 0.25
+_EXCHANGE_S = 0.5
 
 
 @dataclass(frozen=True)
