@@ -79,13 +79,13 @@ def test_voices_are_apart():
 
 
 def test_too_many_speakers():
-    with pytest.raises(ConfigError, match=r"train speakers: 1 to \d+ voices, found 999"):
+    with pytest.raises(ConfigError, match=r"train speakers: 1 to 700, found 999"):
         plan_speakers(0, SyntheticSize(train_speakers=999))
 
 
 def test_every_voice_exists(voices):
     for voice in TRAIN_VOICES + DEV_VOICES + TEST_VOICES:
-        assert voices.phonemes("一", f"cmn+{voice}")
+        assert voices.phonemes("一", f"cmn+{voice}".rstrip("+"))
 
 
 @pytest.mark.parametrize(
