@@ -14,7 +14,7 @@ from rayasr import storage
 from rayasr.config import Recipe
 from rayasr.errors import ConfigError, LaunchError, RayasrError, TrainingError
 from rayasr.logs import note
-from rayasr.ray_session import ask_every_node, available_cpus, connect
+from rayasr.ray_session import ask_every_node, available_cpus, connect, set_environment
 from rayasr.ray_worker import Board, Job, group_worker, work
 from rayasr.train.stop import StopRequest, stop_on_signals
 
@@ -24,14 +24,6 @@ if TYPE_CHECKING:
 MAX_WORKER_FAILURES = 3
 """Times that lost workers are replaced, from the last checkpoint, before the run gives up."""
 _POLL_S = 0.5
-_TRAIN_SETTINGS = {
-    # How often Ray's controller looks, 3 ms of CPU each; a report waits for one such look.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # Ray's 15 starves workers where anything else runs
-    "OMP_WAIT_POLICY": "passive",  # spinning threads cost four times the CPU on shared cores
-}
 
 
 def run_training(
@@ -57,8 +49,6 @@ def run_training(
     from rayasr.train.resume import prepare_resume
     from rayasr.train.setup import check_workers
 
-    for key, value in _TRAIN_SETTINGS.items():
-        os.environ.setdefault(key, value)
     clock = StartClock(process_started_at())
     clock.mark("imports")
     check_workers(recipe, workers or 1)
@@ -115,8 +105,7 @@ def _in_group(
 ) -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
     threads = job.recipe.train.threads_per_worker
-    if "RAY_ADDRESS" not in os.environ:  # one machine cannot be drained: spare the watcher
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    set_environment()
     importing = threading.Thread(target=_import_trainer)  # while Ray's processes start
     importing.start()
     private_cpus = max(available_cpus(), (workers or 1) * threads)
