@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayasr.config import FeatureConfig
-from rayasr.data.audio import AudioError, perturb_speed, perturbed_length, read_audio, resample
+from rayasr.data.audio import (
+    AudioError,
+    load_audio,
+    perturb_speed,
+    perturbed_length,
+    read_audio,
+    resample,
+)
 from rayasr.data.fbank import Fbank, num_frames
 
 pytestmark = pytest.mark.property
@@ -84,4 +91,4 @@ def test_a_wav_file_cut_anywhere_is_refused(tmp_path_factory, cut, channels):
     assert read_audio(path)[0].shape == (channels, 200)
     path.write_bytes(whole[: min(cut, len(whole) - 1)])
     with pytest.raises(AudioError):
-        read_audio(path)
+        load_audio(path, 16000)
