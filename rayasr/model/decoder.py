@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from rayasr.config import DecoderConfig
 from rayasr.model.alignment import Spans, span_loss
 from rayasr.model.attention import Attention, extend_cache
-from rayasr.model.layers import Dropout, FeedForward
+from rayasr.model.dropout import Dropout
+from rayasr.model.feed_forward import FeedForward
 from rayasr.model.losses import at_least_float32
 from rayasr.model.masks import causal_mask, score_bias
 from rayasr.model.subsampling import Positions

@@ -1,13 +1,12 @@
 """From fbank frames to encoder frames: CMVN, strided convolutions, sinusoidal positions."""
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from rayasr.model.conv_frontend import conv_frontend
-from rayasr.model.layers import Dropout
+from rayasr.model.dropout import Dropout
 
 TABLE_FRAMES = 5000
 """Rows of the precomputed position table; positions beyond it are computed when they come."""
@@ -86,7 +85,7 @@ class Subsampling(nn.Module):
         for i, (kernel, stride) in enumerate(zip(self.kernels, self.strides)):
             layers.append(nn.Conv2d(channels if i else 1, channels, kernel, stride))
             layers.append(nn.ReLU())
-        self.conv: Any = nn.Sequential(*layers)
+        self.conv = nn.Sequential(*layers)
         linear = nn.Linear(channels * self.output_length(num_mel_bins), size)
         self.named_out = rate == 4
         if self.named_out:
@@ -97,21 +96,11 @@ class Subsampling(nn.Module):
 
     def forward(self, x: Tensor, offset: int) -> tuple[Tensor, Tensor]:
         """(B, T, F) at encoder frame `offset` to frames (B, T', D) and their positions."""
-        x = self.convolve(x).flatten(2)  # (B, T', C x F')
+        x = self.conv(x[:, None])  # (B, C, T', F')
+        x = x.transpose(1, 2).flatten(2)
         x = self.out(x) if self.named_out else self.linear(x)
         frames, positions = self.pos_enc(x, offset)
         return frames, positions
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """(B, T, F) to (B, T', C, F')."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            plain_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-            if self.rate == 4 and plain_cpu:
-                first, second = self.conv[0], self.conv[2]
-                out = conv_frontend(x, first.weight, first.bias, second.weight, second.bias)
-                return out.transpose(2, 3)
-        maps: Tensor = self.conv(x[:, None])  # (B, C, T', F')
-        return maps.transpose(1, 2)
 
     def output_length(self, length: int) -> int:
         """Encoder frames of so many fbank frames (or mel bins); 0 for too few."""

@@ -1,9 +1,7 @@
 import pytest
 import torch
-from torch import nn
 
-from rayasr.model.conv_frontend import conv_frontend
-from rayasr.model.layers import Dropout, drop, keep_mask
+from rayasr.model.dropout import Dropout, drop, keep_mask
 from rayasr.model.subsampling import TABLE_FRAMES, Positions
 
 
@@ -26,26 +24,6 @@ def test_dropout_is_off_in_eval_and_added_with_its_factor() -> None:
     dropout.eval()
     assert torch.equal(dropout(x), x)
     assert torch.allclose(dropout.add(x, y, 0.5), x + 0.5 * y)
-
-
-@pytest.mark.parametrize("num_frames", [7, 50, 51, 52, 53])
-def test_matrix_products_equal_the_convolutions(num_frames: int) -> None:
-    torch.manual_seed(0)
-    convolutions = nn.Sequential(
-        nn.Conv2d(1, 4, 3, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, 2), nn.ReLU()
-    ).double()
-    x = torch.randn(3, num_frames, 20, dtype=torch.float64)
-    parameters = list(convolutions.parameters())
-    ours = conv_frontend(x, *parameters).permute(0, 3, 1, 2)
-    plain = convolutions(x[:, None])
-    weights = torch.randn_like(plain)
-    assert torch.allclose(ours, plain, atol=1e-12)
-    for a, b in zip(
-        torch.autograd.grad((ours * weights).sum(), parameters),
-        torch.autograd.grad((plain * weights).sum(), parameters),
-        strict=True,
-    ):
-        assert torch.allclose(a, b, atol=1e-11)
 
 
 def test_positions_go_on_beyond_the_table() -> None:

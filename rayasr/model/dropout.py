@@ -1,4 +1,4 @@
-"""Small parts that encoder and decoder share: dropout and the feed-forward layer."""
+"""Dropout, with random numbers that cost little on the CPU."""
 
 import torch
 import torch.nn.functional as F
@@ -58,19 +58,3 @@ def random_bytes(count: int) -> Tensor:
         return torch.empty(count, dtype=torch.uint8).random_()
     words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
     return words.view(torch.uint8)[:count]
-
-
-class FeedForward(nn.Module):
-    """Two linear layers with an activation (swish or ReLU) and dropout between them."""
-
-    def __init__(self, size: int, hidden: int, dropout_rate: float, swish: bool) -> None:
-        super().__init__()
-        self.w_1 = nn.Linear(size, hidden)
-        self.activation = nn.SiLU() if swish else nn.ReLU()
-        self.dropout = Dropout(dropout_rate)
-        self.w_2 = nn.Linear(hidden, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) to (B, T, D)."""
-        out: Tensor = self.w_2(self.dropout(self.activation(self.w_1(x))))
-        return out
