@@ -46,9 +46,6 @@ def train(
 
     Example: rayasr train configs/digits.yaml --store STORE --out runs/digits --workers 0
     """
-    import os
-
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning costs four times
     from rayasr.config import load_recipe
 
     seconds = parse_duration(max_time)
