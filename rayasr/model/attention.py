@@ -17,7 +17,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, dropout_rate: float) -
     """
     scale = 1.0 / math.sqrt(q.size(3))
     if q.device.type == "cpu":
-        scores = torch.matmul(q * scale, k.transpose(2, 3)) + bias
+        scores = torch.matmul(q * scale, k.transpose(2, 3)).add_(bias)
         x = torch.matmul(drop(torch.softmax(scores, dim=3), dropout_rate), v)
     else:
         mask = bias.to(q.dtype)
@@ -75,8 +75,8 @@ class Attention(nn.Module):
 class RelativeAttention(nn.Module):
     """WeNet's RelPositionMultiHeadedAttention, which adds p_j of the *key's* position to its score.
 
-    Without rel_shift its score (q + u)·k + (q + v)·p is q·(k + p) + (u·k + v·p): ordinary
-    attention to keys k + p with a bias per key.
+    Without rel_shift its score (q + u)·k + (q + v)·p is (q + u)·(k + p) + (v - u)·p: ordinary
+    attention to keys k + p with a bias per position.
     """
 
     def __init__(self, heads: int, size: int, dropout_rate: float) -> None:
@@ -119,10 +119,10 @@ class RelativeAttention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, positions: Tensor, bias: Tensor
     ) -> Tensor:
         p = split_heads(self.linear_pos(positions), self.heads)  # (1, H, T, d)
-        u, w = self.pos_bias_u[:, None], self.pos_bias_v[:, None]  # (H, 1, d)
-        key_bias = (k * u).sum(3) + (p * w).sum(3)  # (B, H, T)
-        bias = bias + key_bias[:, :, None] / math.sqrt(q.size(3))
-        out: Tensor = self.linear_out(attend(q, k + p, v, bias, self.dropout.active_rate()))
+        u, v_minus_u = self.pos_bias_u[:, None], (self.pos_bias_v - self.pos_bias_u)[:, None]
+        key_bias = (p * v_minus_u).sum(3) / math.sqrt(q.size(3))  # (1, H, T)
+        bias = bias + key_bias[:, :, None]
+        out: Tensor = self.linear_out(attend(q + u, k + p, v, bias, self.dropout.active_rate()))
         return out
 
 
