@@ -95,4 +95,16 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
                 str(counts["reference_units"]),
             )
     Console().print(table)
-    typer.echo(f"* the model's default mode, chosen on dev. Next: rayasr transcribe {out} FILE.wav")
+    typer.echo("* the model's default mode, chosen on dev")
+    split = "test" if "test" in result["splits"] else next(iter(result["splits"]))
+    _print_transcripts(out / "decode" / split / result["default_mode"] / "utterances.jsonl")
+    typer.echo(f"\nNext: rayasr transcribe {out} FILE.wav")
+
+
+def _print_transcripts(utterances: Path, count: int = 3) -> None:
+    """A few hypotheses, spread over a split, under what was really said."""
+    import json
+
+    rows = [json.loads(line) for line in utterances.read_text(encoding="utf-8").splitlines()]
+    for row in rows[:: max(1, len(rows) // count)][:count]:
+        typer.echo(f"\n{row['key']}\n  said   {row['reference']}\n  heard  {row['text']}")

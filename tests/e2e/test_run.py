@@ -54,6 +54,8 @@ def test_a_tiny_recipe_learns_and_leaves_every_file(run: Path) -> None:
 
 def test_a_second_run_skips_every_stage_and_says_why(run: Path, corpus: Path) -> None:
     again = rayasr("run", RECIPE, "--corpus", corpus, "--out", run)
+    assert again.stdout.count("said") == again.stdout.count("heard") == 3
+    assert f"rayasr transcribe {run}" in again.stdout
     for stage in ("prepare", "train", "average", "decode", "export"):
         assert f"{stage}: skipped, done" in again.stderr
 
