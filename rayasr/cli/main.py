@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from importlib.metadata import entry_points
 
 import typer
@@ -39,8 +40,24 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         build_app()()
+        code = 0
     except RayasrError as error:
         print(f"rayasr: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        code = error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
+    except SystemExit as error:  # how typer ends a verb
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    _leave(code)
+
+
+def _leave(code: int) -> None:
+    """End the process; at once where a second Ctrl-C left a training thread computing.
+
+    Python's orderly end would abort the process (SIGABRT) under such a thread.
+    """
+    if any(thread.name == "fit" for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
