@@ -26,7 +26,7 @@ from torch import Tensor
 from rayasr import storage
 from rayasr.config import Recipe, dump_recipe, load_recipe
 from rayasr.data.cmvn import CmvnStats
-from rayasr.errors import CheckpointError
+from rayasr.errors import CheckpointError, ConfigError
 from rayasr.model.u2 import U2Model, build_model
 from rayasr.tokenizer import Tokenizer
 
@@ -204,6 +204,15 @@ def save_model(
     storage.write_atomic(target / "README.md", card or f"# {recipe.name}\n")
     storage.write_atomic(target / MODEL_FILE, to_bytes(_plain(weights)))
     return target
+
+
+def choose_device(devices: str) -> str:
+    """`cpu` or `cuda` for what `--devices auto|cpu|cuda` says; raises ConfigError."""
+    if devices not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--devices '{devices}' is not one of auto, cpu, cuda")
+    if devices == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--devices cuda: torch sees no GPU here; use auto or cpu")
+    return "cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:

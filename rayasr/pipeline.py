@@ -18,7 +18,7 @@ from rayasr.errors import ConfigError
 from rayasr.logs import note
 
 STAGES = ("prepare", "train", "average", "decode", "export")
-NEEDED_BY_STAGE = {
+RESULT_OF_STAGE = {
     "prepare": "store/store.json",
     "train": "checkpoints",
     "average": "model/model.safetensors",
@@ -75,7 +75,7 @@ def plan_stages(recipe: Recipe, options: RunOptions) -> list[tuple[str, str]]:
     forced = False
     for stage in STAGES[: STAGES.index(options.last) + 1]:
         record = records.get(stage)
-        result = options.out / NEEDED_BY_STAGE[stage]
+        result = options.out / RESULT_OF_STAGE[stage]
         if forced or stage == options.first:
             reason, forced = ("asked for by --from" if not forced else "follows"), True
         elif record is None:
@@ -131,12 +131,12 @@ def _average(recipe: Recipe, options: RunOptions) -> bool:
 
 def _decode(recipe: Recipe, options: RunOptions) -> bool:
     """Choose decoding settings on dev, keep them with the model, report dev and test."""
-    from rayasr.checkpoint import load_model, save_decoding
+    from rayasr.checkpoint import choose_device, load_model, save_decoding
     from rayasr.data.store import Store
     from rayasr.decode.split import choose_decoding, decode_split, write_result
 
     store = Store.open(options.out / "store")
-    loaded = load_model(options.out / "model", device=_device(options.devices))
+    loaded = load_model(options.out / "model", choose_device(options.devices))
     decoding = choose_decoding(loaded, store, recipe.decode)
     save_decoding(options.out / "model", decoding)
     loaded = replace(loaded, decoding=decoding)
@@ -166,12 +166,6 @@ _RUNNERS: dict[str, Callable[[Recipe, RunOptions], bool]] = {
     "decode": _decode,
     "export": _export,
 }
-
-
-def _device(devices: str) -> str:
-    import torch
-
-    return "cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _digest(recipe: Recipe, stage: str) -> str:

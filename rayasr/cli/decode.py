@@ -76,7 +76,7 @@ def decode(
     """
     import json
 
-    from rayasr.checkpoint import load_model
+    from rayasr.checkpoint import choose_device, load_model
     from rayasr.config import with_corpora
     from rayasr.data.store import Store
     from rayasr.decode.split import decode_split, write_result
@@ -84,7 +84,7 @@ def decode(
 
     if (store is None) == (not corpus):
         raise ConfigError("decode needs one of --store STORE and --corpus DIR")
-    loaded = load_model(run, _device(devices))
+    loaded = load_model(run, choose_device(devices))
     modes = _modes(mode, loaded.decoding["default_mode"])
     decoding = _decoding(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
     source: Any
@@ -169,12 +169,12 @@ def transcribe(
     import json
     import sys
 
-    from rayasr.checkpoint import load_model
+    from rayasr.checkpoint import choose_device, load_model
     from rayasr.decode.recognizer import Recognizer
     from rayasr.decode.transcribe import transcribe as transcribe_files
     from rayasr.errors import ConfigError, DataError
 
-    loaded = load_model(run, _device(devices))
+    loaded = load_model(run, choose_device(devices))
     modes = _modes(mode, loaded.decoding["default_mode"])
     if len(modes) > 1:
         raise ConfigError("transcribe takes one --mode; `rayasr decode` compares several")
@@ -269,15 +269,3 @@ def _rate(counts: dict[str, Any]) -> str:
         f"{counts['reference_units']}: {counts['sub']} sub, {counts['del']} del, "
         f"{counts['ins']} ins), 95 % {low:.2f}-{high:.2f}"
     )
-
-
-def _device(devices: str) -> str:
-    import torch
-
-    from rayasr.errors import ConfigError
-
-    if devices not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--devices '{devices}' is not one of auto, cpu, cuda")
-    if devices == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--devices cuda: torch sees no GPU here; use auto or cpu")
-    return "cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu"
