@@ -1,17 +1,7 @@
 """Utterances of one or several corpora, and what had to be left out of them with its reason."""
 
-import io
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from rayasr.errors import DataError
-from rayasr.storage import read_bytes, write_atomic
 
 SPLITS = ("train", "dev", "test")
 """The splits rayasr itself trains, validates and tests on; a corpus may have others."""
@@ -114,44 +104,3 @@ def check_manifest(manifest: Manifest) -> Manifest:
 def reject(utterance: Utterance, reason: str, detail: str = "") -> Reject:
     """The reject that takes the place of an utterance."""
     return Reject(utterance.key, utterance.split, utterance.audio, reason, detail)
-
-
-def write_manifest(path: str | Path, manifest: Manifest) -> None:
-    """Write a manifest as one Parquet file, atomically; raises DataError."""
-    table = _table(manifest.utterances, Utterance)
-    metadata = {
-        "roots": json.dumps(manifest.roots),
-        "rejects": json.dumps([_row(item) for item in manifest.rejects], ensure_ascii=False),
-    }
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(metadata), sink)
-    write_atomic(path, sink.getvalue())
-
-
-def read_manifest(path: str | Path) -> Manifest:
-    """Read a manifest back; raises DataError where it is missing or damaged."""
-    try:
-        table = pq.read_table(io.BytesIO(read_bytes(path)))
-        metadata = table.schema.metadata or {}
-        return Manifest(
-            tuple(json.loads(metadata[b"roots"])),
-            tuple(Utterance(**row) for row in table.to_pylist()),
-            tuple(Reject(**row) for row in json.loads(metadata[b"rejects"])),
-        )
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); make it again") from error
-
-
-def _table(items: Iterable[Utterance], kind: type[Utterance]) -> pa.Table:
-    types: dict[Any, pa.DataType] = {
-        str: pa.string(),
-        int: pa.int64(),
-        float: pa.float64(),
-        float | None: pa.float64(),
-    }
-    schema = pa.schema([(field.name, types[field.type]) for field in fields(kind)])
-    return pa.Table.from_pylist([_row(item) for item in items], schema=schema)
-
-
-def _row(item: Utterance | Reject) -> dict[str, Any]:
-    return {field.name: getattr(item, field.name) for field in fields(item)}
