@@ -13,12 +13,13 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from launcher.cloud_spec import DAY_S, EfsSource, FsxSource, S3Url, SageMakerSpec, Time, seconds
 from rayasr.settings import Section, load_settings
 
 PLACEHOLDER = re.compile(r"\{(\w+)(?::([^{}\s]*))?\}")
 """`{run}` or `{channel:NAME}`; other braces are the program's own."""
-
-_TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+JOB_CHANNEL = "rayasr-job"
+"""The channel in which the job file itself travels."""
 
 
 class ChannelSpec(Section):
@@ -26,6 +27,16 @@ class ChannelSpec(Section):
     """Folder of the channel on this machine, relative to the current folder; `~` is the home."""
     access: Literal["read", "write"] = "read"
     """`read`: the folder must be there before the job starts; `write`: it is made where missing."""
+    fsx: FsxSource | None = None
+    """On SageMaker: a folder of an FSx for Lustre file system, mounted."""
+    efs: EfsSource | None = None
+    """On SageMaker: a folder of an EFS file system, mounted."""
+    s3: S3Url | None = None
+    """On SageMaker: objects under a prefix, copied or streamed; read only."""
+    input_mode: Literal["File", "FastFile"] = "File"
+    """How S3 objects come: copied before the start, or fetched when read."""
+    groups: tuple[str, ...] = ()
+    """Instance groups that get the channel (S3 only); default: all."""
 
     @field_validator("local_path")
     @classmethod
@@ -33,6 +44,17 @@ class ChannelSpec(Section):
         if path is not None and (not path or "://" in path):
             raise ValueError("must be a folder of this machine, or left out")
         return path
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        sources = [name for name in ("fsx", "efs", "s3") if getattr(self, name) is not None]
+        if len(sources) > 1:
+            raise ValueError(f"has {' and '.join(sources)}; give one of them")
+        if self.s3 is not None and self.access == "write":
+            raise ValueError("an s3 channel is read only; write to FSx, or to {run} (checkpoints)")
+        if self.s3 is None and (self.input_mode != "File" or self.groups):
+            raise ValueError("input_mode and groups go with an s3 channel only")
+        return self
 
 
 class JobSpec(Section):
@@ -50,14 +72,29 @@ class JobSpec(Section):
     is the job's result."""
     environment: dict[str, str] = Field(default_factory=dict)
     """More environment variables of the command."""
-    time_limit: str
+    time_limit: Time
     """The job is stopped after this much time: 90s, 20m, 8h or 2d. Training saves a checkpoint
     before it leaves."""
+    workers: str | None = Field(None, pattern=r"^[1-9]\d*(:[1-9]\d*)?$")
+    """Training workers, `8`, or `4:8` to go on with fewer while machines are lost; default: all
+    GPUs of all machines."""
+    on_lost_host: Literal["fail", "continue"] | None = None
+    """What becomes of the job when a machine is lost; default: `continue` where `workers` may
+    shrink, else `fail`."""
+    sagemaker: SageMakerSpec | None = None
+    """Machines and places for `--on sagemaker`."""
 
     @property
     def time_limit_s(self) -> float:
         """The time limit in seconds."""
-        return float(self.time_limit[:-1]) * _TIME_UNITS[self.time_limit[-1]]
+        return seconds(self.time_limit)
+
+    @property
+    def goes_on_without_lost_hosts(self) -> bool:
+        """Whether a lost machine leaves the job running."""
+        if self.on_lost_host is not None:
+            return self.on_lost_host == "continue"
+        return self.workers is not None and ":" in self.workers
 
     @field_validator("name")
     @classmethod
@@ -72,6 +109,8 @@ class JobSpec(Section):
         for name in channels:
             if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
                 raise ValueError(f"'{name}' is no channel name: 1 to 64 of A-Z a-z 0-9 _ and -")
+            if name == JOB_CHANNEL:
+                raise ValueError(f"'{name}' is taken: the job file travels in it")
         return channels
 
     @field_validator("environment")
@@ -82,13 +121,6 @@ class JobSpec(Section):
                 raise ValueError(f"'{name}' is no name of an environment variable")
         return environment
 
-    @field_validator("time_limit")
-    @classmethod
-    def _check_time(cls, text: str) -> str:
-        if not re.fullmatch(r"\d+(\.\d+)?[smhd]", text) or float(text[:-1]) == 0:
-            raise ValueError("is not a time; write 90s, 20m, 8h or 2d")
-        return text
-
     @model_validator(mode="after")
     def _check_placeholders(self) -> Self:
         for argument in self.command:
@@ -97,6 +129,28 @@ class JobSpec(Section):
             self._check_text(self.run, "run")
         if self.command[0] == "launch":
             raise ValueError("command: a job cannot launch another job")
+        return self
+
+    @model_validator(mode="after")
+    def _check_cloud(self) -> Self:
+        if self.workers and ":" in self.workers:
+            least, most = (int(part) for part in self.workers.split(":"))
+            if least > most:
+                raise ValueError(f"workers: {self.workers} must be MIN:MAX")
+        place = self.sagemaker
+        if place is None:
+            return self
+        for name, channel in self.channels.items():
+            if (channel.fsx or channel.efs) and place.vpc is None:
+                raise ValueError(f"channels.{name}: a file system needs sagemaker.vpc")
+            known = [group.name for group in place.instance_groups]
+            for group in channel.groups:
+                if group not in known:
+                    raise ValueError(f"channels.{name}.groups: there is no group '{group}'")
+        if self.time_limit_s > 28 * DAY_S:
+            raise ValueError("time_limit: SageMaker runs a job for 28d at most")
+        if place.max_wait and seconds(place.max_wait) < self.time_limit_s:
+            raise ValueError("sagemaker.max_wait must be at least time_limit")
         return self
 
     def _check_text(self, text: str, where: str) -> None:
