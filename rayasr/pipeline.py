@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayasr import storage
 from rayasr.config import DECODE_MODES, Recipe
 from rayasr.errors import ConfigError
 from rayasr.logs import note
+
+if TYPE_CHECKING:
+    from rayasr.ray_train import Workers
 
 STAGES = ("prepare", "train", "average", "decode", "export")
 RESULT_OF_STAGE = {
@@ -39,7 +42,7 @@ class RunOptions:
     """What `rayasr run` was asked for besides the recipe."""
 
     out: Path
-    workers: int | None = None
+    workers: "Workers" = None
     devices: str = "auto"
     max_time_s: float | None = None
     first: str | None = None

@@ -77,6 +77,8 @@ def connect(
         raise LaunchError(f"cannot start Ray on this machine: {first}") from error
     with _interrupted_once():
         try:
+            if address and "RAYASR_NUM_NODES" in os.environ:  # set by a job of several hosts
+                wait_for_nodes(int(os.environ["RAYASR_NUM_NODES"]))
             yield _describe(private=not address)
         finally:
             ray.shutdown()

@@ -21,9 +21,14 @@ from rayasr.train.stop import StopRequest, stop_on_signals
 if TYPE_CHECKING:
     from rayasr.train.loop import FitResult
 
+Workers = int | tuple[int, int] | None
+"""A number of workers, (least, most) for as many as there is room for, None for the default."""
+
 MAX_WORKER_FAILURES = 3
 """Times that lost workers are replaced, from the last checkpoint, before the run gives up."""
 _POLL_S = 0.5
+_RESIZE_S = 15.0
+"""How often an elastic group looks for room to grow."""
 
 
 def run_training(
@@ -31,7 +36,7 @@ def run_training(
     store: str | Path,
     run: str | Path,
     *,
-    workers: int | None = None,
+    workers: Workers = None,
     devices: str = "auto",
     max_time_s: float | None = None,
     resume: str = "auto",
@@ -39,6 +44,9 @@ def run_training(
     notes: Callable[[str], None] = note,
 ) -> "FitResult":
     """Train a recipe on a store into RUN, with `workers` Ray workers (0: in this process).
+
+    With (least, most) a lost host costs its workers and the steps since the last checkpoint; the
+    group grows again when a host comes back.
 
     Returns how it ended where that was the plan (finished, time limit, dry run). A stop by SIGINT
     raises KeyboardInterrupt and one by SIGTERM SystemExit(143), after a checkpoint. Raises
@@ -51,7 +59,7 @@ def run_training(
 
     clock = StartClock(process_started_at())
     clock.mark("imports")
-    check_workers(recipe, workers or 1)
+    check_workers(recipe, _most(workers) or 1)
     folder = Path(run).absolute()
     storage.make_folder(folder)
     with storage.Lease(folder), stop_on_signals(notes) as stop:
@@ -101,27 +109,34 @@ def _in_process(
 
 
 def _in_group(
-    job: Job, workers: int | None, devices: str, stop: StopRequest, notes: Callable[[str], None]
+    job: Job, workers: Workers, devices: str, stop: StopRequest, notes: Callable[[str], None]
 ) -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
+    from rayasr.train.setup import check_workers
+
     threads = job.recipe.train.threads_per_worker
     set_environment()
     importing = threading.Thread(target=_import_trainer)  # while Ray's processes start
     importing.start()
-    private_cpus = max(available_cpus(), (workers or 1) * threads)
+    private_cpus = max(available_cpus(), (_most(workers) or 1) * threads)
     with connect(num_cpus=private_cpus) as cluster:
         stop.install()
         importing.join()
         job.clock.mark("ray.init")
         cuda = _use_cuda(devices, cluster["gpus"])
         count = workers or (cluster["gpus"] if cuda else 1)
+        check_workers(job.recipe, _most(count))
         _check_resources(job, count, threads, cuda, cluster)
         job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])
         return _run_group(job, count, threads, stop, notes)
 
 
 def _run_group(
-    job: Job, workers: int, threads: int, stop: StopRequest, notes: Callable[[str], None]
+    job: Job,
+    workers: int | tuple[int, int],
+    threads: int,
+    stop: StopRequest,
+    notes: Callable[[str], None],
 ) -> "FitResult":
     import ray
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -143,7 +158,8 @@ def _run_group(
             num_workers=workers,
             use_gpu=job.cuda,
             resources_per_worker=resources,
-            label_selector=_first_here(here, workers, resources),
+            label_selector=_first_here(here, _most(workers), resources),
+            elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=RunConfig(
             name=f"rayasr-{uuid.uuid4().hex[:8]}",
@@ -229,10 +245,20 @@ def _use_cuda(devices: str, gpus: int) -> bool:
     return devices != "cpu" and gpus > 0
 
 
+def _most(workers: Workers) -> int:
+    """The largest number of workers; 0 where that is not said."""
+    return workers[1] if isinstance(workers, tuple) else workers or 0
+
+
 def _check_resources(
-    job: Job, workers: int, threads: int, cuda: bool, cluster: dict[str, Any]
+    job: Job,
+    count: int | tuple[int, int],
+    threads: int,
+    cuda: bool,
+    cluster: dict[str, Any],
 ) -> None:
     """Refuse at once what Ray would wait for without end."""
+    workers = count[0] if isinstance(count, tuple) else count
     if cluster["cpus"] < workers * threads or (cuda and cluster["gpus"] < workers):
         raise LaunchError(
             f"{workers} workers need {workers * threads} CPUs"

@@ -25,11 +25,12 @@ CorpusOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[
-    int | None,
+    str | None,
     typer.Option(
         "--workers",
-        min=0,
-        help="Training workers; 0 trains in this process. Default: one per GPU, one on a CPU.",
+        metavar="N|MIN:MAX",
+        help="Training workers; 0 trains in this process; 2:4 goes on with fewer while machines "
+        "are lost. Default: one per GPU, one on a CPU.",
     ),
 ]
 DevicesOption = Annotated[
@@ -62,3 +63,19 @@ def parse_duration(text: str | None) -> float | None:
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--max-time '{text}' is not a time; write 90s, 20m or 1.5h")
     return seconds
+
+
+def parse_workers(text: str | None) -> int | tuple[int, int] | None:
+    """Workers of '4' or '2:4'; None stays None; raises ConfigError."""
+    from rayasr.errors import ConfigError
+
+    if text is None:
+        return None
+    least, colon, most = text.partition(":")
+    numbers = (least, most) if colon else (least,)
+    if all(number.isascii() and number.isdigit() for number in numbers):
+        if not colon:
+            return int(least)
+        if 1 <= int(least) <= int(most):
+            return int(least), int(most)
+    raise ConfigError(f"--workers '{text}' is not a number of workers; write 4, 2:4, or 0")

@@ -14,6 +14,7 @@ from rayasr.cli.options import (
     SetOption,
     WorkersOption,
     parse_duration,
+    parse_workers,
 )
 
 
@@ -57,7 +58,7 @@ def run(
     resolved = with_corpora(load_recipe(recipe, overrides or ()), corpus or ())
     options = RunOptions(
         out=out,
-        workers=workers,
+        workers=parse_workers(workers),
         devices=devices,
         max_time_s=parse_duration(max_time),
         first=first,

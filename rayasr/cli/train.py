@@ -13,6 +13,7 @@ from rayasr.cli.options import (
     SetOption,
     WorkersOption,
     parse_duration,
+    parse_workers,
 )
 
 
@@ -56,7 +57,7 @@ def train(
         settings,
         store,
         out,
-        workers=workers,
+        workers=parse_workers(workers),
         devices=devices,
         max_time_s=seconds,
         resume=resume,
