@@ -145,12 +145,12 @@ def _run_group(
 
     from rayasr.train.display import Display
 
-    here = ray.get_runtime_context().get_node_id()
+    here = _this_node()
     pinned = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
     board = ray.remote(num_cpus=0, scheduling_strategy=pinned)(Board).remote()
     _quiet("ray.train")
     bookkeeping = Path(job.run) / ".ray"
-    resources = {"CPU": threads} | ({"GPU": 1} if job.cuda else {})
+    resources = _needs(threads, job.cuda)
     trainer = TorchTrainer(
         group_worker,
         train_loop_config={"job": job, "board": board},
@@ -266,13 +266,27 @@ def _check_resources(
             f"{cluster['gpus']} GPUs; use fewer --workers"
         )
     if cluster["nodes"] > 1:
-        for path in (job.store, job.run):
+        # RUN is rank 0's alone: a folder of this host will do where that one trains here.
+        writes_here = _first_here(_this_node(), workers, _needs(threads, cuda)) is not None
+        for path in (job.store,) if writes_here else (job.store, job.run):
             blind = [host for host, sees in ask_every_node(os.path.isdir, path).items() if not sees]
             if blind:
                 raise LaunchError(
                     f"{path} is not there on {', '.join(blind)}; put it on storage that all hosts "
                     "share"
                 )
+
+
+def _this_node() -> str:
+    import ray
+
+    node: str = ray.get_runtime_context().get_node_id()
+    return node
+
+
+def _needs(threads: int, cuda: bool) -> dict[str, int]:
+    """What Ray reserves for one worker."""
+    return {"CPU": threads} | ({"GPU": 1} if cuda else {})
 
 
 def _first_here(
