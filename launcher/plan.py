@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from launcher.spec import PLACEHOLDER, JobSpec
 
+TRAINING_VERBS = ("train", "run")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -39,11 +41,11 @@ class Plan:
 
 def make_plan(job: JobSpec, backend: str, places: Mapping[str, str]) -> Plan:
     """Fill in the placeholders; `places` gives each channel's folder as the command will see it."""
-    run = None if job.run is None else _fill(job.run, places, None)
+    run = None if job.run is None else fill(job.run, places)
     return Plan(
         job=job,
         backend=backend,
-        arguments=tuple(_fill(argument, places, run) for argument in job.command),
+        arguments=tuple(fill(argument, places, run) for argument in full_command(job)),
         channels=dict(places),
         run=run,
         environment=dict(job.environment),
@@ -51,16 +53,30 @@ def make_plan(job: JobSpec, backend: str, places: Mapping[str, str]) -> Plan:
     )
 
 
-def _fill(text: str, places: Mapping[str, str], run: str | None) -> str:
-    """Put folders in place of `{channel:NAME}` and `{run}`; what is put in is not read again."""
+def full_command(job: JobSpec) -> tuple[str, ...]:
+    """The job's command, with its `workers` where the verb trains and does not say how many."""
+    given = any(argument.partition("=")[0] == "--workers" for argument in job.command)
+    if job.workers is None or given or job.command[0] not in TRAINING_VERBS:
+        return job.command
+    return (*job.command, "--workers", job.workers)
+
+
+def fill(
+    text: str, places: Mapping[str, str], run: str | None = None, job: str | None = None
+) -> str:
+    """Put folders in place of `{channel:NAME}`, `{run}` and `{job}`.
+
+    What is put in is not read again, and without a folder `{run}` and `{job}` stay.
+    """
+    folders = {"run": run, "job": job}
     filled, end = [], 0
     for match in PLACEHOLDER.finditer(text):
         kind, name = match.groups()
         if kind == "channel":
-            folder = places[name]
-        elif kind == "run" and name is None and run is not None:
-            folder = run
+            folder: str | None = places[name]
         else:
+            folder = folders.get(kind) if name is None else None
+        if folder is None:
             continue
         filled += [text[end : match.start()], folder]
         end = match.end()
