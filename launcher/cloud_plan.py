@@ -11,7 +11,7 @@ from launcher.overlay import Overlay, pack_overlay
 from launcher.partition import partition_of
 from launcher.plan import full_command
 from launcher.spec import PLACEHOLDER, ChannelSpec, JobSpec
-from rayasr.config import dump_recipe, load_recipe
+from rayasr.config import Recipe, dump_recipe, load_recipe
 from rayasr.errors import ConfigError
 
 MAX_JOB_NAME = 63
@@ -157,21 +157,47 @@ def _with_recipe(command: tuple[str, ...]) -> tuple[tuple[str, ...], dict[str, b
         )
     if PLACEHOLDER.search(rest[0]):  # it lies in a channel already
         return command, {}
-    recipe = load_recipe(rest[0], _overrides(rest))
-    return (*before, f"{{job}}/{RECIPE_FILE}", *rest[1:]), {
-        RECIPE_FILE: dump_recipe(recipe).encode()
-    }
+    known, late = _overrides(rest)
+    recipe = load_recipe(rest[0], known)
+    _check_paths(recipe, verb, rest, late)
+    files = {RECIPE_FILE: dump_recipe(recipe).encode()}
+    return (*before, f"{{job}}/{RECIPE_FILE}", *rest[1:]), files
 
 
-def _overrides(arguments: Sequence[str]) -> list[str]:
-    """The values of `--set` that are known here; the command keeps them all."""
-    found = []
+def _overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of `--set`: those known here, and those whose folder is known on the host only.
+
+    The command keeps them all: applied twice, they give the same recipe.
+    """
+    values = []
     for argument, following in itertools.pairwise((*arguments, "")):
         if argument == "--set":
-            found.append(following)
+            values.append(following)
         elif argument.startswith("--set="):
-            found.append(argument.removeprefix("--set="))
-    return [override for override in found if not PLACEHOLDER.search(override)]
+            values.append(argument.removeprefix("--set="))
+    late = [value for value in values if PLACEHOLDER.search(value)]
+    return [value for value in values if value not in late], late
+
+
+def _check_paths(
+    recipe: Recipe, verb: tuple[str, ...], arguments: Sequence[str], late: Sequence[str]
+) -> None:
+    """Refuse a recipe that reads what does not travel; raises ConfigError."""
+    units = recipe.units.file
+    if units and not units.startswith("/") and not any(v.startswith("units.file=") for v in late):
+        raise ConfigError(
+            f"the recipe's units.file {units} does not travel; put it into a channel and add "
+            "--set units.file={channel:NAME}/…"
+        )
+    given = any(argument.partition("=")[0] == "--corpus" for argument in arguments)
+    if verb == ("train",) or given or any(value.startswith("corpora") for value in late):
+        return
+    for corpus in recipe.corpora:
+        if not corpus.path.startswith("/"):
+            raise ConfigError(
+                f"the recipe's corpus {corpus.path} does not travel; name a channel: --corpus "
+                "{channel:NAME}"
+            )
 
 
 def _mount_names(channels: Mapping[str, ChannelSpec], asked: Mapping[str, str]) -> dict[str, str]:

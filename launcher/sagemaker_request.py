@@ -6,7 +6,9 @@ from typing import Any
 from launcher.cloud_plan import CloudPlan, directory_path
 from launcher.cloud_spec import SageMakerSpec, seconds
 from launcher.job_file import DIGEST_VARIABLE
+from launcher.request_check import request_problems
 from launcher.spec import JOB_CHANNEL, ChannelSpec
+from rayasr.errors import ConfigError
 
 CHECKPOINT_PATH = "/opt/ml/checkpoints"
 
@@ -20,7 +22,7 @@ DEFAULT_METRICS = {
 
 
 def training_job_request(plan: CloudPlan) -> dict[str, Any]:
-    """The request for a plan; no secret is in it."""
+    """The request for a plan, without any secret; raises ConfigError where it breaks a limit."""
     place = plan.place
     request: dict[str, Any] = {
         "TrainingJobName": plan.name,
@@ -57,6 +59,8 @@ def training_job_request(plan: CloudPlan) -> dict[str, Any]:
         request["RetryStrategy"] = {"MaximumRetryAttempts": place.attempts}
     if place.tags:
         request["Tags"] = [{"Key": key, "Value": value} for key, value in place.tags.items()]
+    if problems := request_problems(request):
+        raise ConfigError(f"SageMaker would refuse the job: {'; '.join(problems[:3])}")
     return request
 
 
