@@ -35,6 +35,10 @@ class FakeAws(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin again."""
         self.answers: dict[str, Any] = {}
         self.calls: list[tuple[str, Any]] = []
         self.objects: dict[str, bytes] = {}
@@ -70,6 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(answer).encode())
 
     def do_PUT(self) -> None:
+        self.send_response_only(100)  # boto3 waits a second for it
+        self.end_headers()
         self.server.objects[self.path] = self._body()
         self._send(200, b"")
 
@@ -84,6 +90,37 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Tests stay quiet."""
+
+
+class FakeLogs:
+    """CloudWatch's log streams, a few events a page; installs itself as a server's answers."""
+
+    def __init__(self, server: FakeAws, page: int = 2) -> None:
+        self.streams: dict[str, list[tuple[int, str]]] = {}
+        self.page = page
+        server.answers |= {"DescribeLogStreams": self.describe, "GetLogEvents": self.get}
+
+    def write(self, stream: str, *events: tuple[int, str]) -> None:
+        """Add events, a time in milliseconds and a text each."""
+        self.streams.setdefault(stream, []).extend(events)
+
+    def describe(self, body: dict[str, Any]) -> Any:
+        """The streams with a prefix; there is no group before its first stream."""
+        if not self.streams:
+            return Refusal("ResourceNotFoundException", "The specified log group does not exist.")
+        names = [name for name in self.streams if name.startswith(body["logStreamNamePrefix"])]
+        start = int(body.get("nextToken", 0))
+        end = start + self.page
+        more = {"nextToken": str(end)} if end < len(names) else {}
+        return {"logStreams": [{"logStreamName": name} for name in names[start:end]]} | more
+
+    def get(self, body: dict[str, Any]) -> Any:
+        """The next events; at the end the caller's own token comes back."""
+        assert body["startFromHead"] is True
+        start = int(body.get("nextToken", "f/0").removeprefix("f/"))
+        found = self.streams[body["logStreamName"]][start : start + self.page]
+        events = [{"timestamp": time, "message": text, "ingestionTime": 0} for time, text in found]
+        return {"events": events, "nextForwardToken": f"f/{start + len(found)}"}
 
 
 @contextmanager
@@ -108,3 +145,27 @@ def forget_aws(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # boto3's own second tries would wait
+
+
+def described_job(status: str = "InProgress", **fields: Any) -> dict[str, Any]:
+    """What DescribeTrainingJob answers, as it comes over the wire."""
+    return {
+        "TrainingJobName": "job",
+        "TrainingJobArn": "arn:aws:sagemaker:us-east-1:111122223333:training-job/job",
+        "TrainingJobStatus": status,
+        "SecondaryStatus": "Training" if status == "InProgress" else status,
+        "ResourceConfig": {
+            "InstanceType": "ml.g5.12xlarge",
+            "InstanceCount": 2,
+            "VolumeSizeInGB": 50,
+        },
+        "CreationTime": 1_700_000_000,
+        "SecondaryStatusTransitions": [],
+    } | fields
+
+
+def stage(status: str, start: int, end: int | None = None, message: str = "") -> dict[str, Any]:
+    """A stage of a job, in seconds after it was made."""
+    over = {} if end is None else {"EndTime": 1_700_000_000 + end}
+    began = {"Status": status, "StartTime": 1_700_000_000 + start, "StatusMessage": message}
+    return began | over

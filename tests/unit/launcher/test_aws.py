@@ -1,20 +1,14 @@
 """Clients and the sentences that boto3's errors become."""
 
-from pathlib import Path
-
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, SSOError
 
 from launcher.aws import REHEARSAL_REGION, Aws, UnreachableError, aws_errors
 from rayasr.errors import ConfigError, LaunchError
-from tests.fake_aws import forget_aws
+
+pytestmark = pytest.mark.usefixtures("no_account")
 
 LOOPBACK = "http://127.0.0.1:5599"
-
-
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    forget_aws(monkeypatch, tmp_path)
 
 
 def refusal(code: str, message: str = "", status: int = 400) -> ClientError:
