@@ -53,10 +53,11 @@ class JobStatus:
     training_s: int | None  # known at the end
     billable_s: int | None  # of each machine
     saving: float | None  # share of the training time that spot left unbilled
-    price: float | None  # of all machines, in TABLE_CURRENCY; None where it is not known
+    price: float | None  # of all machines; None where it is not known
     model: str | None
     digest: str | None  # of the job file
     transitions: tuple[Transition, ...]
+    currency: str = TABLE_CURRENCY
 
     @property
     def is_over(self) -> bool:
@@ -90,7 +91,7 @@ class JobStatus:
     def _describe_price(self) -> str | None:
         if self.price is None:
             return None
-        return f"{self.price:.2f} {TABLE_CURRENCY} at the prices of {TABLE_REGION}, {AS_OF}"
+        return f"{self.price:.2f} {self.currency} at the prices of {TABLE_REGION}, {AS_OF}"
 
 
 def list_jobs(aws: Aws, limit: int, contains: str | None = None) -> list[JobSummary]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from launcher.aws import Aws
+from launcher.sagemaker import POLL_S, SageMakerBackend
 from tests.fake_aws import FakeAws, FakeLogs, fake_aws, forget_aws
 
 
@@ -43,3 +44,11 @@ def aws(no_account: None, server: FakeAws, shared_aws: Aws) -> Aws:  # noqa: ARG
 def logs(server: FakeAws) -> FakeLogs:
     """The server's log streams; there are none yet."""
     return FakeLogs(server)
+
+
+@pytest.fixture
+def aws_of_the_verbs(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verbs make no clients of their own, and no time passes while they wait."""
+    monkeypatch.setattr(Aws, "client", lambda _, name, client=aws.client: client(name))
+    unhurried = {"poll_s": POLL_S, "sleep": lambda _: None}
+    monkeypatch.setattr(SageMakerBackend.__init__, "__kwdefaults__", unhurried)
