@@ -202,22 +202,19 @@ def _check_paths(
 
 def _mount_names(channels: Mapping[str, ChannelSpec], asked: Mapping[str, str]) -> dict[str, str]:
     """The MountName of every FSx file system; raises ConfigError where a channel has no source."""
-    mounts = {}
+    systems = [channel.fsx for channel in channels.values() if channel.fsx is not None]
+    known = {**asked, **{fsx.id: fsx.mount_name for fsx in systems if fsx.mount_name}}
     for name, channel in channels.items():
         if not (channel.fsx or channel.efs or channel.s3):
             raise ConfigError(
                 f"channel '{name}' has no place on SageMaker; give channels.{name}.fsx, .efs or .s3"
             )
-        if channel.fsx is None:
-            continue
-        mount = channel.fsx.mount_name or asked.get(channel.fsx.id)
-        if mount is None:
+        if channel.fsx is not None and channel.fsx.id not in known:
             raise ConfigError(
                 f"the MountName of {channel.fsx.id} is not known; give "
                 f"channels.{name}.fsx.mount_name"
             )
-        mounts[channel.fsx.id] = mount
-    return mounts
+    return {fsx.id: known[fsx.id] for fsx in systems}
 
 
 def _check_partition(place: SageMakerSpec, partition: str, region: str) -> None:

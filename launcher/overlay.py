@@ -33,7 +33,9 @@ BYPRODUCTS = (".git", ".hg", ".svn", ".venv", "__pycache__", ".*_cache", "*.pyc"
 _SECRET_TEXT: Mapping[str, re.Pattern[bytes]] = {
     "a private key": re.compile(rb"-----BEGIN [A-Z ]{0,20}PRIVATE KEY"),
     "an AWS access key": re.compile(rb"\b(?:AKIA|ASIA)[A-Z2-7]{16}\b"),
-    "an AWS secret": re.compile(rb"(?i)aws_secret_access_key\W{1,5}[A-Za-z0-9/+]{40}\b"),
+    "an AWS secret": re.compile(
+        rb"(?i)aws_secret_access_key\W{1,5}[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+])"
+    ),
     "a token": re.compile(rb"\b(?:ghp_|github_pat_|glpat-|hf_|xox[bp]-)[A-Za-z0-9_-]{20,}"),
 }
 

@@ -6,6 +6,7 @@ its model too, and are what the service would refuse a request for.
 
 import datetime
 import difflib
+import math
 import re
 import sys
 import unicodedata
@@ -28,6 +29,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "blob": (bytes, bytearray, str),
     "timestamp": (datetime.datetime, str, int, float),
 }
+_MAX_INT = 2**31 - 1
 _COUNTED = {"string": "characters", "list": "items", "map": "entries"}
 _POSIX_CLASSES = {"Alnum": "a-zA-Z0-9", "Alpha": "a-zA-Z", "Digit": "0-9", "ASCII": r"\x00-\x7f"}
 
@@ -49,7 +51,7 @@ def _problems(value: Any, shape: Any, path: str) -> Iterator[str]:
     """The problems of one value and of all that is inside it."""
     kind = shape.type_name
     if not _has_type(value, kind):
-        yield f"{path or 'the request'}: must be a {kind}, found {type(value).__name__}"
+        yield f"{path or 'the request'}: must be of type {kind}, found {type(value).__name__}"
         return
     yield from _size_problems(value, shape, path)
     if kind == "string":
@@ -70,8 +72,6 @@ def _structure_problems(value: Mapping[str, Any], shape: Any, path: str) -> Iter
     for name in shape.required_members:
         if name not in value:
             yield f"{dot}{name}: is required"
-    if shape.is_tagged_union and len(value) != 1:
-        yield f"{path}: must have exactly one of {', '.join(shape.members)}"
     for name, item in value.items():
         if name not in shape.members:
             yield f"{dot}{name}: is unknown"
@@ -86,10 +86,12 @@ def _size_problems(value: Any, shape: Any, path: str) -> Iterator[str]:
         return
     size = len(value) if counted else value
     unit = f" {counted}" if counted else ""
-    if "min" in shape.metadata and size < shape.metadata["min"]:
-        yield f"{path}: has {size}{unit}, fewer than {shape.metadata['min']}"
-    if "max" in shape.metadata and size > shape.metadata["max"]:
-        yield f"{path}: has {size}{unit}, more than {shape.metadata['max']}"
+    least = shape.metadata.get("min", -math.inf)
+    most = shape.metadata.get("max", _MAX_INT if shape.type_name == "integer" else math.inf)
+    if size < least:
+        yield f"{path}: has {size}{unit}, fewer than {least}"
+    if size > most:
+        yield f"{path}: has {size}{unit}, more than {most}"
 
 
 def _text_problems(value: str, shape: Any, path: str) -> Iterator[str]:

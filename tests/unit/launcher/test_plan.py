@@ -2,7 +2,7 @@
 
 import pytest
 
-from launcher.plan import make_plan
+from launcher.plan import fill, make_plan
 from launcher.spec import JobSpec
 
 
@@ -46,3 +46,23 @@ def test_description_quotes_what_a_shell_would_read(argument: str) -> None:
     assert plan.arguments == ("transcribe", argument)
     assert "command      rayasr transcribe " in plan.describe()
     assert plan.describe().count("channel      ") == 2
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["train", "r.yaml"], ("train", "r.yaml", "--workers", "4:8")),
+        (["run", "r.yaml"], ("run", "r.yaml", "--workers", "4:8")),
+        (["train", "r.yaml", "--workers", "2"], ("train", "r.yaml", "--workers", "2")),
+        (["train", "r.yaml", "--workers=2"], ("train", "r.yaml", "--workers=2")),
+        (["data", "prepare", "r.yaml"], ("data", "prepare", "r.yaml")),
+    ],
+)
+def test_workers_go_to_verbs_that_train(command: list[str], expected: tuple[str, ...]) -> None:
+    spec = job(command).model_copy(update={"workers": "4:8"})
+    assert make_plan(spec, "local", PLACES).arguments == expected
+
+
+def test_places_without_a_folder_stay() -> None:
+    assert fill("{job}/a {run} {run:x} {job:x}", {}) == "{job}/a {run} {run:x} {job:x}"
+    assert fill("{job}/a {run} {job:x}", {}, run="{job}", job="/j") == "/j/a {job} {job:x}"
