@@ -17,7 +17,7 @@ def seconds(time: str) -> float:
 
 
 def _check_time(text: str) -> str:
-    if not re.fullmatch(r"\d+(\.\d+)?[smhd]", text) or float(text[:-1]) == 0:
+    if not re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6})?[smhd]", text) or float(text[:-1]) == 0:
         raise ValueError("is not a time; write 90s, 20m, 8h or 2d")
     return text
 

@@ -186,4 +186,19 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
 
 def _parse(text: str) -> Any:
     """YAML whose scalars all stay text."""
-    return yaml.load(text, yaml.BaseLoader)
+    try:
+        return yaml.load(text, _TextLoader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+
+
+class _TextLoader(yaml.BaseLoader):
+    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+        """Join a character written as a pair of escapes, as JSON does; half of one is refused."""
+        text = super().construct_scalar(node)
+        try:
+            return str(text).encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            raise yaml.constructor.ConstructorError(
+                None, None, "half a character; write it itself, not as \\u…", node.start_mark
+            ) from None

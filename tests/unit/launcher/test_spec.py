@@ -34,6 +34,11 @@ def test_numbers_in_a_command_are_its_text(job_file: Path) -> None:
     assert job.environment == {"VERSION": "1.10", "FLAG": "yes"}
 
 
+def test_pairs_of_escapes_are_one_character(job_file: Path) -> None:
+    job = load_spec(job_file, [r'environment.X="\ud83d\ude00 \u8bed"'])
+    assert job.environment["X"] == "😀 语"
+
+
 def test_time_limit_in_seconds(job_file: Path) -> None:
     assert load_spec(job_file).time_limit_s == 1200.0
 
@@ -64,6 +69,7 @@ def test_awkward_values_are_carried_unchanged(job_file: Path, value: str) -> Non
         ("name=语音", "name: must be 1 to 63 ASCII letters"),
         (f"name={'x' * 64}", "name: must be 1 to 63 ASCII letters"),
         ("time_limit=soon", "time_limit: is not a time; write 90s, 20m, 8h or 2d"),
+        ("time_limit=99999999d", "time_limit: is not a time"),
         ("time_limit=0s", "time_limit: is not a time"),
         ("environment.a-b=1", "'a-b' is no name of an environment variable"),
     ],
@@ -88,6 +94,8 @@ def test_braces_of_other_programs_stay(job_file: Path) -> None:
         (b"- a", "must be a mapping"),
         (b"\xff\xfe", "is not text in UTF-8"),
         (b"", "name: Field required"),
+        (b'name: "\\ud83d"', "is not valid YAML: half a character"),
+        (b"[" * 3000, "is not valid YAML: it is nested too deeply"),
     ],
 )
 def test_files_that_are_no_jobs(tmp_path: Path, content: bytes, sentence: str) -> None:
