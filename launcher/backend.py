@@ -1,4 +1,4 @@
-"""What every place that runs jobs can do, and how one is found by its name."""
+"""What every place on this machine that runs jobs can do, and how one is found by its name."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -8,8 +8,14 @@ from launcher.plan import Plan
 from launcher.spec import JobSpec
 from rayasr.errors import ConfigError
 
-BACKENDS = {"local": "launcher.local:LocalBackend"}
-"""Name → module and class, loaded when asked for."""
+BACKENDS = {
+    "local": "launcher.local:LocalBackend",
+    "docker": "launcher.docker:DockerBackend",
+}
+"""Name → module and class, loaded when asked for; these run a job while one waits.
+
+SageMaker's jobs outlive the command that starts them: `launcher.sagemaker` has its own steps.
+"""
 
 
 class Backend(Protocol):
@@ -25,7 +31,7 @@ class Backend(Protocol):
 def load_backend(name: str, environment: Mapping[str, str]) -> Backend:
     """The backend of that name; `environment` is the caller's; raises ConfigError."""
     if name not in BACKENDS:
-        raise ConfigError(f"--on {name} is unknown; there is: {', '.join(BACKENDS)}")
+        raise ConfigError(f"--on {name} is unknown; there are: {', '.join(BACKENDS)}, sagemaker")
     module, _, attribute = BACKENDS[name].partition(":")
     backend: Backend = getattr(import_module(module), attribute)(environment)
     return backend

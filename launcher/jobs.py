@@ -139,7 +139,7 @@ def stop_job(aws: Aws, name: str) -> JobStatus:
 
 
 def _status(answer: Mapping[str, Any], region: str) -> JobStatus:
-    hosts = _hosts(answer["ResourceConfig"])
+    hosts = _hosts(answer.get("ResourceConfig", {}))
     training, billable = answer.get("TrainingTimeInSeconds"), answer.get("BillableTimeInSeconds")
     return JobStatus(
         name=answer["TrainingJobName"],
@@ -169,17 +169,17 @@ def _status(answer: Mapping[str, Any], region: str) -> JobStatus:
 
 
 def _hosts(resources: Mapping[str, Any]) -> dict[str, int]:
-    """Machines by type; two groups may have the same type."""
+    """Machines by type; two groups may have the same one, and foreign jobs may name none."""
     hosts: dict[str, int] = {}
     for group in resources.get("InstanceGroups") or [resources]:
-        kind = group["InstanceType"]
-        hosts[kind] = hosts.get(kind, 0) + group["InstanceCount"]
+        if kind := group.get("InstanceType"):
+            hosts[kind] = hosts.get(kind, 0) + group["InstanceCount"]
     return hosts
 
 
 def _price(hosts: Mapping[str, int], billable_s: int | None) -> float | None:
     """AWS gives the billable time of one machine; all of them are paid for."""
-    if billable_s is None or not hosts.keys() <= PRICES.keys():
+    if billable_s is None or not hosts or not hosts.keys() <= PRICES.keys():
         return None
     return sum(PRICES[kind] * count for kind, count in hosts.items()) * billable_s / 3600
 

@@ -89,7 +89,9 @@ class SageMakerBackend:
                 self._sleep(pause)
                 continue
             except LaunchError as error:
-                raise (self._lost_touch(name, error) if watch.seen else error) from error
+                if not watch.seen:
+                    raise
+                raise self._lost_touch(name, error) from error
             failures = 0
             # Lines arrive in CloudWatch late: after the end, look until there are no more.
             if over and not news:

@@ -63,6 +63,10 @@ def test_unknown_price_is_not_guessed(server: FakeAws, aws: Aws) -> None:
         "Completed", ResourceConfig=machines, BillableTimeInSeconds=3600
     )
     assert describe_job(aws, "job").price is None
+    server.answers["DescribeTrainingJob"] = described_job(
+        "Completed", ResourceConfig={}, BillableTimeInSeconds=3600
+    )
+    assert describe_job(aws, "job").price is None  # a job without machines of its own
     server.answers["DescribeTrainingJob"] = described_job("Completed", BillableTimeInSeconds=3600)
     china = Aws(region="cn-north-1", endpoint_url=server.url)
     assert describe_job(china, "job").price is None  # the table is in USD
