@@ -27,6 +27,7 @@ from launcher.job_file import CODE_FILE, DIGEST_VARIABLE, JobFile, load_job
 from launcher.ray_cluster import (
     RayPlace,
     check_folder,
+    check_gpus,
     cluster_environment,
     num_cpus,
     object_store_bytes,
@@ -47,6 +48,8 @@ ROOT = "/opt/ml"
 MAX_FAILURE = 1024
 """Characters of the failure file that SageMaker shows."""
 
+_REHEARSAL = {"RAYASR_ML_ROOT", "RAYASR_HOST_ADDRESSES", "RAYASR_TMP", "RAYASR_NUM_CPUS"}
+"""What only those set who let a machine play another one, with GPUs it may not have."""
 _CODE_FOLDER = "RAYASR_CODE_FOLDER"
 """Tells the process that runs the job's own code where that lies."""
 
@@ -99,6 +102,8 @@ def _take_part(process: Process) -> Outcome:
             f"({', '.join(topology.hosts)}); submit it again"
         )
     topology = topology.with_head_group(job.head_group)
+    if not _REHEARSAL & set(process.environment):
+        check_gpus(topology.instance_type)
     with _own_folder(topology.this, process.environment) as folder:
         if CODE_FILE in job.files and _CODE_FOLDER not in process.environment:
             _enter_code(channel / CODE_FILE, folder / "code", process.environment)

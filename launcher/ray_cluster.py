@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.children import Children
+from launcher.instances import INSTANCES
 from rayasr.errors import LaunchError
 
 RAY = (sys.executable, "-P", "-m", "ray.scripts.scripts")
@@ -155,6 +156,20 @@ def cluster_environment(
 def _ending(code: int) -> str:
     """A return code in words; negative ones are signals."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def check_gpus(instance_type: str | None, devices: str = "/dev") -> None:
+    """See that the GPUs of a machine of that type are all visible here; raises LaunchError.
+
+    With fewer, training would run all the same, slower and for the same money.
+    """
+    instance = INSTANCES.get(instance_type or "")
+    found = sum(bool(re.fullmatch(r"nvidia\d+", path.name)) for path in Path(devices).iterdir())
+    if instance is not None and found < instance.num_gpus:
+        raise LaunchError(
+            f"{instance_type} has {instance.num_gpus} GPUs, but {found} are visible here; is the "
+            "image built for CUDA (`rayasr image check`), and is the machine sound?"
+        )
 
 
 def check_folder(folder: Path) -> None:

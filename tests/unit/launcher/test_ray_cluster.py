@@ -11,6 +11,7 @@ from launcher.ray_cluster import (
     RayNode,
     RayPlace,
     check_folder,
+    check_gpus,
     cluster_environment,
     num_cpus,
     object_store_bytes,
@@ -159,6 +160,15 @@ def test_cpus() -> None:
     for given in ("0", "-1", "two", "", "٣"):
         with pytest.raises(LaunchError, match="is not a number of CPUs"):
             num_cpus(given)
+
+
+def test_gpus_are_counted(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
+        (tmp_path / name).touch()
+    for instance_type in (None, "ml.c5.xlarge", "ml.g4dn.xlarge", "ml.of-tomorrow.xlarge"):
+        check_gpus(instance_type, str(tmp_path))
+    with pytest.raises(LaunchError, match=r"ml\.g5\.12xlarge has 4 GPUs, but 2 are visible here"):
+        check_gpus("ml.g5.12xlarge", str(tmp_path))
 
 
 def test_folder_too_long_for_sockets(tmp_path: Path) -> None:
