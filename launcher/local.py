@@ -35,20 +35,12 @@ class LocalBackend:
 
     def plan(self, job: JobSpec) -> Plan:
         """The job with the channels' `local_path` folders; raises LaunchError where one lacks."""
-        places = {}
-        for name, channel in job.channels.items():
-            if channel.local_path is None:
-                raise LaunchError(
-                    f"channel '{name}' has no folder on this machine; add it to the job file, or "
-                    f"give --set channels.{name}.local_path=DIR"
-                )
-            places[name] = str(Path(channel.local_path).expanduser())
-        return make_plan(job, "local", places)
+        return make_plan(job, "local", local_folders(job))
 
     def submit(self, plan: Plan, notes: Callable[[str], None]) -> int:
         """Run the command; its exit code, 128 + N where signal N ended it; raises LaunchError."""
         for name, folder in plan.channels.items():
-            _check_folder(name, Path(folder), plan.job.channels[name].access)
+            check_folder(name, Path(folder), plan.job.channels[name].access)
         address = self._environment.get("RAY_ADDRESS")
         notes(f"{plan.job.name}: on {f'the Ray cluster {address}' if address else 'this machine'}")
         code = self._run(plan)
@@ -92,22 +84,20 @@ class LocalBackend:
             child.wait()
 
 
-@contextmanager
-def _forwarding_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """Pass SIGINT, SIGTERM and SIGHUP on to the child, which decides what they mean."""
-
-    def forward(number: int, _frame: FrameType | None) -> None:
-        child.send_signal(number)
-
-    before = {number: signal.signal(number, forward) for number in FORWARDED}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def local_folders(job: JobSpec) -> dict[str, str]:
+    """Each channel's folder on this machine; raises LaunchError where one has none."""
+    folders = {}
+    for name, channel in job.channels.items():
+        if channel.local_path is None:
+            raise LaunchError(
+                f"channel '{name}' has no folder on this machine; add it to the job file, or "
+                f"give --set channels.{name}.local_path=DIR"
+            )
+        folders[name] = str(Path(channel.local_path).expanduser())
+    return folders
 
 
-def _check_folder(name: str, folder: Path, access: str) -> None:
+def check_folder(name: str, folder: Path, access: str) -> None:
     """See that a channel's folder is there, making it where the job writes; raises LaunchError."""
     if access == "write":
         try:
@@ -121,3 +111,18 @@ def _check_folder(name: str, folder: Path, access: str) -> None:
             f"channel '{name}': there is no {folder}; give --set channels.{name}.local_path=DIR, "
             "or 'access: write' if the job makes it"
         )
+
+
+@contextmanager
+def _forwarding_signals(child: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """Pass SIGINT, SIGTERM and SIGHUP on to the child, which decides what they mean."""
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        child.send_signal(number)
+
+    before = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
