@@ -142,7 +142,8 @@ def aws_errors(doing: str) -> Iterator[None]:
     except boto.ClientError as error:
         raise _refusal(doing, error) from error
     except (boto.ConnectionError, boto.HTTPClientError, ResponseParserError) as error:
-        raise UnreachableError(f"cannot {doing}: {_first_line(error)}") from error
+        said = f"{_first_line(error)}; check the network"
+        raise UnreachableError(f"cannot {doing}: {said}") from error
     except (boto.SSOError, boto.TokenRetrievalError, boto.CredentialRetrievalError) as error:
         raise LaunchError(f"cannot {doing}: {_first_line(error)}; {_NEW_CREDENTIALS}") from error
     except boto.ProfileNotFound as error:

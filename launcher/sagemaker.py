@@ -112,12 +112,14 @@ class SageMakerBackend:
         ids = sorted({system.id for system in systems if system.mount_name is None})
         if not ids:
             return {}
-        client = self._aws.client("fsx")
-        with aws_errors(f"look up file system {', '.join(ids)}"):
-            found = client.describe_file_systems(FileSystemIds=ids)["FileSystems"]
+        try:
+            with aws_errors(f"look up file system {', '.join(ids)}"):
+                found = self._aws.client("fsx").describe_file_systems(FileSystemIds=ids)
+        except LaunchError as error:
+            raise LaunchError(f"{error}; or give fsx.mount_name, and AWS is not asked") from error
         mounts = {
             system["FileSystemId"]: system.get("LustreConfiguration", {}).get("MountName")
-            for system in found
+            for system in found["FileSystems"]
         }
         return {id: mount for id, mount in mounts.items() if mount}
 

@@ -114,6 +114,12 @@ def test_what_may_pass_is_told_apart(error: Exception) -> None:
         raise error
 
 
+def test_lost_connection_says_where_to_look() -> None:
+    said = r'^cannot do it: Could not connect to the endpoint URL: "x"; check the network$'
+    with pytest.raises(UnreachableError, match=said), aws_errors("do it"):
+        raise EndpointConnectionError(endpoint_url="x")
+
+
 def test_single_sign_on_that_ended() -> None:
     with pytest.raises(LaunchError, match="renew the credentials"), aws_errors("do it"):
         raise SSOError

@@ -116,7 +116,9 @@ def test_mount_name_is_asked_only_where_it_is_left_out(server: FakeAws, watched:
 def test_file_system_that_is_not_there(server: FakeAws, watched: Watched) -> None:
     server.answers["DescribeFileSystems"] = Refusal("FileSystemNotFound", "does not exist")
     vpc = {"vpc": {"subnets": ["subnet-1"], "security_groups": ["sg-1"]}}
-    with pytest.raises(LaunchError, match="cannot look up file system fs-0123456789: does not"):
+    with pytest.raises(
+        LaunchError, match=r"file system fs-0123456789: does not.*; or give fsx\.mount"
+    ):
         watched.backend.plan(job(vpc, channels={"a": {"fsx": {"id": "fs-0123456789"}}}))
 
 
