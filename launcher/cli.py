@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher import cli_jobs
+from launcher import cli_fsx, cli_image, cli_jobs
 from launcher.cli_options import EndpointOption, ProfileOption, RegionOption, note
 from rayasr.errors import ConfigError, LaunchError
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the launcher's verbs to the app."""
     app.command("launch")(launch)
-    cli_jobs.register(app)
+    for verbs in (cli_jobs, cli_image, cli_fsx):
+        verbs.register(app)
 
 
 def launch(
