@@ -71,7 +71,8 @@ class DockerBackend:
         codes = run_containers(self._docker, containers, plan.time_limit_s, _show)
         for host in hosts:
             if codes[host.name]:
-                notes(f"{cloud.name}: {host.name} ended with {codes[host.name]}: {host.failure()}")
+                why = f": {host.failure()}" if host.failure() else ""
+                notes(f"{cloud.name}: {host.name} ended with {codes[host.name]}{why}")
             elif host.name == topology.head:
                 notes(f"{cloud.name}: what the job left is in {host.ml}")
         return codes[topology.head]

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rayasr.errors import LaunchError
 
+_STDERR = 2
+
 
 class DockerCli:
     """The `docker` program; `environment` is the caller's and says which engine (DOCKER_HOST)."""
@@ -20,9 +22,12 @@ class DockerCli:
             raise LaunchError(f"docker {arguments[0]}: {_reason(done.stderr)}")
         return done.stdout.strip()
 
-    def show(self, *arguments: str, folder: Path | None = None) -> None:
-        """Run a command whose output the user sees as it comes; raises LaunchError."""
-        done = self._run(arguments, folder=folder)
+    def show(self, *arguments: str, folder: Path | None = None, is_result: bool = False) -> None:
+        """Run a command whose output the user sees as it comes; raises LaunchError.
+
+        Standard output is kept for results.
+        """
+        done = self._run(arguments, folder=folder, stdout=None if is_result else _STDERR)
         if done.returncode:
             raise LaunchError(
                 f"docker {arguments[0]} ended with {done.returncode}; its output above says why"
@@ -49,6 +54,7 @@ class DockerCli:
         *,
         capture: bool = False,
         given: str | None = None,
+        stdout: int | None = None,
         folder: Path | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         try:
@@ -56,12 +62,15 @@ class DockerCli:
                 ["docker", *arguments],
                 input=given,
                 stdin=subprocess.DEVNULL if given is None else None,
-                capture_output=capture,
+                stdout=subprocess.PIPE if capture else stdout,
+                stderr=subprocess.PIPE if capture else None,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
                 env=self.environment,
                 cwd=folder,
+                # Ctrl-C ends a build, but not what makes or removes a container.
+                process_group=0 if capture else None,
                 check=False,
             )
         except OSError as error:

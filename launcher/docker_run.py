@@ -81,6 +81,7 @@ class Containers:
             "--shm-size": str(self.shm_bytes),
             "--stop-timeout": str(STOP_GRACE_S),
             "--pull": "never",
+            "--log-driver": "json-file",  # one that `docker logs` reads
         }
         if member.gpus:
             flags["--gpus"] = f'"device={",".join(map(str, member.gpus))}"'
@@ -100,11 +101,12 @@ def run_containers(
     SIGINT, SIGTERM and SIGHUP stop them all, a second one kills them. `lines` gets each host's
     lines, from threads.
     """
-    with _made(docker, job), _signals() as events:
+    with _signals() as events, _made(docker, job):
+        docker.output("start", *job.names)
         for member in job.members:
-            process = docker.start("start", "--attach", job.name(member.host))
+            log = docker.start("logs", "--follow", job.name(member.host))
             threading.Thread(
-                target=_follow, args=(member.host, process, events, lines), daemon=True
+                target=_follow, args=(docker, job, member.host, log, events, lines), daemon=True
             ).start()
         return _wait(docker, job, time_limit_s, events)
 
@@ -152,20 +154,29 @@ def _wait(
 
 def _stop(docker: DockerCli, job: Containers) -> "subprocess.Popen[bytes]":
     """Ask all at once; Docker kills those that have not left in time."""
-    return docker.start("stop", "--time", str(STOP_GRACE_S), *job.names)
+    return docker.start("stop", "-t", str(STOP_GRACE_S), *job.names)
 
 
 def _follow(
+    docker: DockerCli,
+    job: Containers,
     host: str,
-    process: "subprocess.Popen[bytes]",
+    log: "subprocess.Popen[bytes]",
     events: _Events,
     lines: Callable[[str, str], None],
 ) -> None:
-    assert process.stdout is not None
-    with process.stdout as output:
+    """Pass on a host's lines, then its exit code."""
+    assert log.stdout is not None
+    with log.stdout as output:
         for line in output:
             lines(host, line.decode(errors="replace").rstrip("\r\n"))
-    events.put(_Ended(host, process.wait()))
+    log.wait()
+    try:
+        code = int(docker.output("wait", job.name(host)))
+    except LaunchError as error:  # the engine is gone, or somebody removed the container
+        lines(host, str(error))
+        code = error.exit_code
+    events.put(_Ended(host, code))
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def check_image(docker: DockerCli, image: str) -> None:
     require_image(docker, image)
     run = ["run", "--rm", "--network", "none", "--entrypoint", "python"]
     run += ["--gpus", "all"] if num_gpus(docker) else []
-    docker.show(*run, image, "-m", "launcher.image_check")
+    docker.show(*run, image, "-m", "launcher.image_check", is_result=True)
 
 
 def require_image(docker: DockerCli, image: str) -> None:

@@ -44,3 +44,13 @@ def test_no_docker(tmp_path: Path, verb: str) -> None:
     docker = DockerCli({"PATH": str(tmp_path)})
     with pytest.raises(LaunchError, match="cannot run the docker command: No such file"):
         getattr(docker, verb)("ps")
+
+
+def test_standard_output_is_kept_for_results(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    docker = DockerCli(FakeDocker(tmp_path, {"": "print('told')"}).environment)
+    docker.show("push")
+    assert capfd.readouterr() == ("", "told\n")
+    docker.show("run", is_result=True)
+    assert capfd.readouterr() == ("told\n", "")

@@ -17,8 +17,9 @@ WAITING = """\
 name = arguments[-1]
 print("hello from", name, flush=True)
 open({folder!r} + "/ready-" + name, "w").close()
-with open({folder!r} + "/" + name) as fifo:
-    sys.exit(int(fifo.read()))"""
+with open({folder!r} + "/" + name) as fifo, open({folder!r} + "/code-" + name, "w") as code:
+    code.write(fifo.read())"""
+ENDED = "print(open({folder!r} + '/code-' + arguments[-1]).read())"
 STOPPING = """\
 for name in arguments[arguments.index("120") + 1:]:
     with open({folder!r} + "/" + name, "w") as fifo:
@@ -39,7 +40,7 @@ def waiting(tmp_path: Path, **others: str) -> FakeDocker:
     """Containers that wait for their end; each opens its `ready-` when it runs."""
     for name in ("job-algo-1", "job-algo-2", "ready-job-algo-1", "ready-job-algo-2", "stopping"):
         os.mkfifo(tmp_path / name)
-    answers = {"start": WAITING} | others
+    answers = {"logs": WAITING, "wait": ENDED} | others
     return FakeDocker(
         tmp_path, {key: value.format(folder=str(tmp_path)) for key, value in answers.items()}
     )
@@ -57,13 +58,14 @@ def run(fake: FakeDocker, job: Containers, time_limit_s: float = 60) -> tuple[di
 
 
 def test_codes_and_lines_of_every_host(tmp_path: Path) -> None:
-    program = "print(arguments[-1], 'ü'); sys.exit(int(arguments[-1][-1]))"
-    fake = FakeDocker(tmp_path, {"start": program})
+    fake = FakeDocker(
+        tmp_path, {"logs": "print(arguments[-1], 'ü')", "wait": "print(arguments[-1][-1])"}
+    )
     codes, lines = run(fake, containers(tmp_path))
     assert codes == {"algo-1": 1, "algo-2": 2}
     assert lines == [("algo-1", "job-algo-1 ü"), ("algo-2", "job-algo-2 ü")]
     verbs = [call[0] for call in fake.calls]
-    assert verbs[:3] == ["network", "create", "create"]
+    assert verbs[:4] == ["network", "create", "create", "start"]
     assert fake.calls[-2:] == [
         ["rm", "--force", "--volumes", "job-algo-1", "job-algo-2"],
         ["network", "rm", "job"],
@@ -99,6 +101,21 @@ def test_a_container_that_cannot_be_made(tmp_path: Path) -> None:
     assert "start" not in [call[0] for call in fake.calls]
 
 
+def test_a_container_that_cannot_start(tmp_path: Path) -> None:
+    program = "sys.exit('Error response from daemon: exec: train: not found')"
+    fake = FakeDocker(tmp_path, {"start": program})
+    with pytest.raises(LaunchError, match="docker start: exec: train: not found"):
+        run(fake, containers(tmp_path))
+    assert [call[0] for call in fake.calls[-3:]] == ["start", "rm", "network"]
+
+
+def test_a_container_that_somebody_removed(tmp_path: Path) -> None:
+    fake = FakeDocker(tmp_path, {"wait": "sys.exit('No such container')"})
+    codes, lines = run(fake, containers(tmp_path, hosts=1))
+    assert codes == {"algo-1": 6}
+    assert lines == [("algo-1", "docker wait: No such container")]
+
+
 def test_a_network_that_cannot_be_made(tmp_path: Path) -> None:
     fake = FakeDocker(tmp_path, {"network create": "sys.exit('taken')"})
     with pytest.raises(LaunchError, match="docker network: taken"):
@@ -107,7 +124,7 @@ def test_a_network_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_removed_is_said(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    fake = FakeDocker(tmp_path, {"rm": "sys.exit('busy')"})
+    fake = FakeDocker(tmp_path, {"rm": "sys.exit('busy')", "wait": "print(0)"})
     codes, _ = run(fake, containers(tmp_path, hosts=1))
     assert codes == {"algo-1": 0}
     assert "job: left behind: docker rm: busy" in capfd.readouterr().err
@@ -129,7 +146,7 @@ def test_a_signal_stops_all(tmp_path: Path, number: signal.Signals) -> None:
     sender.join()
     assert codes == {"algo-1": 7, "algo-2": 7}
     stops = [call for call in fake.calls if call[0] == "stop"]
-    assert stops == [["stop", "--time", "120", "job-algo-1", "job-algo-2"]]
+    assert stops == [["stop", "-t", "120", "job-algo-1", "job-algo-2"]]
     assert signal.getsignal(number) is before
 
 
