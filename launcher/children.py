@@ -21,6 +21,7 @@ from rayasr.errors import LaunchError
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _MAX_LINE = 65536
 _POLL_S = 0.05
+_SWEEP_S = 0.01
 _LAST_LINES_S = 2.0
 _KILLED_S = 5.0
 
@@ -106,13 +107,12 @@ class Children:
         for name in list(self._running):
             self.kill(name)
         deadline = time.monotonic() + _KILLED_S
-        while (left := _living_children()) and time.monotonic() < deadline:
+        while (left := _own_children()) and time.monotonic() < deadline:
             for pid in left:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            time.sleep(_POLL_S)
             self.reap()
-        self.reap()
+            time.sleep(_SWEEP_S)
 
     def _bury(self, name: str) -> int:
         """Kill what is left of a child's group and wait for the child; its return code."""
@@ -147,14 +147,14 @@ def _ended_child() -> int | None:
     return None if found is None else found.si_pid
 
 
-def _living_children() -> list[int]:
-    """The process ids of our children that have not ended."""
+def _own_children() -> list[int]:
+    """The process ids of our children, zombies too: one may just have left us its own."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
                 # The name before ")" is the program's own and may hold anything.
-                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-                if int(parent) == os.getpid() and state != "Z":
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == os.getpid():
                     found.append(int(folder.name))
     return found

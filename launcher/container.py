@@ -48,8 +48,6 @@ ROOT = "/opt/ml"
 MAX_FAILURE = 1024
 """Characters of the failure file that SageMaker shows."""
 
-_REHEARSAL = {"RAYASR_ML_ROOT", "RAYASR_HOST_ADDRESSES", "RAYASR_TMP", "RAYASR_NUM_CPUS"}
-"""What only those set who let a machine play another one, with GPUs it may not have."""
 _CODE_FOLDER = "RAYASR_CODE_FOLDER"
 """Tells the process that runs the job's own code where that lies."""
 
@@ -102,7 +100,7 @@ def _take_part(process: Process) -> Outcome:
             f"({', '.join(topology.hosts)}); submit it again"
         )
     topology = topology.with_head_group(job.head_group)
-    if not _REHEARSAL & set(process.environment):
+    if not process.is_rehearsal:
         check_gpus(topology.instance_type)
     with _own_folder(topology.this, process.environment) as folder:
         if CODE_FILE in job.files and _CODE_FOLDER not in process.environment:
@@ -188,6 +186,9 @@ def _prepare_host(process: Process, topology: Topology, job: JobFile, folder: Pa
         f"hosts {', '.join(topology.hosts)}; {topology.head} leads; this one is at {address}; "
         f"NCCL and Gloo use {interface or 'any interface'}"
     )
+    if process.is_rehearsal:
+        # Ray's workers run at niceness 15: beside all else that a laptop does they would starve.
+        environment = {"RAY_worker_niceness": "0", **environment}
     place = RayPlace(
         address=address,
         num_cpus=num_cpus(environment.get("RAYASR_NUM_CPUS")),

@@ -18,6 +18,7 @@ from rayasr.errors import RayasrError
 STOPPED = 128 + 15
 """Exit code of a job that was stopped before its command had begun."""
 
+_REHEARSAL = {"RAYASR_ML_ROOT", "RAYASR_HOST_ADDRESSES", "RAYASR_TMP", "RAYASR_NUM_CPUS"}
 RAYASR = (sys.executable, "-P", "-m", "rayasr")
 
 _POLL_S = 0.1
@@ -61,6 +62,11 @@ class Process:
     def boot_deadline(self) -> float:
         """When the cluster must be complete, or the job fails."""
         return self.began + self.settings.boot_s
+
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether this machine plays another one, with GPUs that it may not have."""
+        return bool(_REHEARSAL & set(self.environment))
 
     def pause(self, seconds: float) -> None:
         """Sleep; raises StoppedError as soon as the process is asked to stop."""
