@@ -57,7 +57,9 @@ def main() -> None:
     settings = Settings()
     if (boot_s := os.environ.get("RAYASR_BOOT_TIMEOUT_S", "")).isdigit():  # for rehearsals
         settings = replace(settings, boot_s=float(boot_s))
-    sys.exit(run_host(os.environ, settings))
+    code = run_host(os.environ, settings)
+    # At once: an orderly end could meet a thread that still writes a line, and abort.
+    os._exit(code)
 
 
 def run_host(environment: Mapping[str, str], settings: Settings) -> int:

@@ -8,6 +8,7 @@ from typing import BinaryIO
 HIDDEN = "***"
 _SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|KEY", re.IGNORECASE)
 _MIN_SECRET = 8
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class HostLog:
@@ -32,8 +33,8 @@ class HostLog:
         return text
 
     def write(self, text: str) -> None:
-        """Write a text, which may have several lines."""
-        lines = self.mask(text).splitlines() or [""]
+        """Write a text, which may have several lines; colours are for terminals."""
+        lines = self.mask(_COLOUR.sub("", text)).splitlines() or [""]
         text = "".join(f"{self.host} | {line}\n" for line in lines)
         with self._lock:
             try:

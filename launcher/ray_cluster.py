@@ -32,7 +32,10 @@ _MAX_FOLDER = 107 - len("/session_2026-11-22_10-10-10_123456_4194304/sockets/pla
 """A socket's path has at most 107 bytes."""
 
 _STARTED = "Ray runtime started."
+_PREFIX = re.compile(r"[\d-]+ [\d:,]+\t[A-Z]+ \S+ -- ")
 _PROCESS_ENDED = re.compile(r"(\w+) \[exit code=(-?\d+)\]")
+_TAIL = re.compile(r"----- (BEGIN|END) \S+ tail")
+_WARNING = re.compile(r"\[[^]]* [WEFC] \d+ \d+\]")
 _RAISED = re.compile(r"[\w.]*(?:Error|Exception): .+")
 _MAX_CAUSE = 300
 
@@ -81,6 +84,7 @@ class RayNode:
         self._program = tuple(program)
         self._lines: deque[str] = deque(maxlen=60)
         self._causes: list[str] = []
+        self._in_tail = False
         self._began = time.monotonic()
 
     def start_head(self) -> None:
@@ -126,6 +130,11 @@ class RayNode:
         self._children.start(RAY_CHILD, command, {**settings, **place.environment}, self._hear)
 
     def _hear(self, line: str) -> None:
+        line = _PREFIX.sub("", line, count=1)
+        if tail := _TAIL.match(line):
+            self._in_tail = tail[1] == "BEGIN"
+        elif self._in_tail and not _WARNING.match(line):
+            return  # hundreds of lines of statistics from the log of a process that has ended
         self._lines.append(line)
         if _STARTED in line:
             self._notify()

@@ -24,7 +24,7 @@ RAY = """
 import os, signal, sys
 root = os.environ["RAYASR_ML_ROOT"]
 def die(*_):  # as `ray start --block` when one of its processes has ended
-    print("Some Ray subprocesses exited unexpectedly:\\n  raylet [exit code=-9]", flush=True)
+    print("2026-11-24 23:27:25,776\\tERR scripts.py:87 -- raylet [exit code=-9]", flush=True)
     os._exit(1)
 signal.signal(signal.SIGUSR1, die)
 open(root + "/ray.json", "w").write(repr([os.getpid(), sys.argv[1:], dict(os.environ)]))

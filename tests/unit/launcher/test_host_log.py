@@ -16,6 +16,7 @@ def written(text: str, *secrets: str) -> str:
 def test_every_line_names_the_host() -> None:
     assert written("one\ntwo 语音\n") == "algo-2 | one\nalgo-2 | two 语音\n"
     assert written("") == "algo-2 | \n"
+    assert written("\x1b[33m(raylet)\x1b[0m gone") == "algo-2 | (raylet) gone\n"
 
 
 def test_secrets_are_masked() -> None:

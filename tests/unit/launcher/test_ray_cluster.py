@@ -96,7 +96,7 @@ def test_node_that_runs_is_noticed() -> None:
             ["Some Ray subprocesses exited unexpectedly:", "  raylet [exit code=-9]", "", "x" * 9],
             "Ray's raylet ended with SIGKILL",
         ),
-        (["  gcs_server [exit code=1]"], "Ray's gcs_server ended with exit code 1"),
+        (["gcs_server [exit code=1]"], "Ray's gcs_server ended with exit code 1"),
         (
             ["Traceback (most recent call last):", "RuntimeError: Failed to connect to GCS."],
             "RuntimeError: Failed to connect to GCS.",
@@ -112,6 +112,33 @@ def test_why_a_node_has_ended(lines: list[str], cause: str) -> None:
         children.say(line)
     assert node.cause() == cause
     assert node.last_lines() == lines
+
+
+def test_statistics_in_the_tail_of_a_log_are_left_out() -> None:
+    """The lines are those of Ray 2.60 where stdout is no terminal."""
+    children = FakeChildren()
+    node = make_node(children)
+    node.start_head()
+    stamp = "2026-11-24 23:27:25,776\tERR scripts.py:87 -- "
+    for line in (
+        f"{stamp}raylet [exit code=-9]",
+        f"{stamp}----- BEGIN raylet.out tail (exit code(s)=-9 (signal 9)) -----",
+        f"{stamp}[state-dump] - num idle workers: 0",
+        "[2026-11-24 23:26:46,693 I 17425 17425] (raylet) accessor.cc:475: Received address",
+        "[2026-11-24 23:26:53,284 W 17237 17254] (raylet) x.cc:55: [1] Failed to get the load",
+        "",
+        f"{stamp}----- END raylet.out tail (exit code(s)=-9 (signal 9)) -----",
+        f"{stamp}Remaining processes will be killed.",
+    ):
+        children.say(line)
+    assert node.last_lines() == [
+        "raylet [exit code=-9]",
+        "----- BEGIN raylet.out tail (exit code(s)=-9 (signal 9)) -----",
+        "[2026-11-24 23:26:53,284 W 17237 17254] (raylet) x.cc:55: [1] Failed to get the load",
+        "----- END raylet.out tail (exit code(s)=-9 (signal 9)) -----",
+        "Remaining processes will be killed.",
+    ]
+    assert node.cause() == "Ray's raylet ended with SIGKILL"
 
 
 def test_environment_of_the_cluster() -> None:
