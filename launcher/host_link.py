@@ -104,7 +104,9 @@ class HeadLink:
         while True:
             try:
                 connection, (address, _) = server.accept()
-            except OSError:
+            except ConnectionAbortedError:  # the caller has given up already
+                continue
+            except OSError:  # closed by ourselves
                 return
             threading.Thread(target=self._serve, args=(connection, address), daemon=True).start()
 
