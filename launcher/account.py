@@ -76,7 +76,7 @@ class EcrAddress:
     def parse(cls, image: str) -> Self | None:
         """The parts; None for an image that is elsewhere."""
         match = re.fullmatch(
-            r"(\d{12})\.dkr\.ecr\.([a-z0-9-]+)\.([a-z0-9.-]+)/([a-z0-9][a-z0-9._/-]*)"
+            r"(\d{12})\.dkr\.ecr(?:-fips)?\.([a-z0-9-]+)\.([a-z0-9.-]+)/([a-z0-9][a-z0-9._/-]*)"
             r"(?::([\w.-]+))?(?:@(sha256:[0-9a-f]{64}))?",
             image,
         )

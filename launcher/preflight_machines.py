@@ -7,6 +7,7 @@ from launcher.account import Facts, Image
 from launcher.cloud_plan import CloudPlan
 from launcher.findings import Finding, error, note, warning
 from launcher.instances import INSTANCES, Gpu
+from launcher.preflight_recipe import uses_gpus
 
 BUILD_FOR_OLD_GPUS = "build the image with a torch for CUDA 12.6 (docker/README.md)"
 """What brings kernels for a V100 or older: torch's wheels for CUDA 13 have none."""
@@ -27,7 +28,7 @@ def check_machines(plan: CloudPlan, facts: Facts) -> Iterator[Finding]:
             )
         elif facts.image is not None:
             yield from _architecture(kind, machine.architecture, facts.image)
-            if machine.gpu is not None and facts.knows("image contents"):
+            if machine.gpu is not None and uses_gpus(plan) and facts.knows("image contents"):
                 yield from _kernels(kind, machine.gpu, facts.image)
 
 
@@ -80,7 +81,7 @@ def _kernels(kind: str, gpu: Gpu, image: Image) -> Iterator[Finding]:
         yield error(
             "image-kernels",
             f"the image's torch {built} is for CPUs only, {kind} has GPUs",
-            "the GPUs would be paid for and stand idle",
+            "Ray gives each worker a GPU, and its torch finds none",
             "build the image from its default base, for GPUs (docker/README.md)",
         )
     elif not any(_runs_on(name, gpu.capability) for name in architectures):

@@ -119,7 +119,7 @@ def _enough_batches(plan: CloudPlan, workers: int) -> Iterator[Finding]:
 
 def _precision(plan: CloudPlan) -> Iterator[Finding]:
     recipe = recipe_of(plan)
-    if recipe is None or recipe.train.precision != "bf16":
+    if recipe is None or recipe.train.precision != "bf16" or not uses_gpus(plan):
         return
     for kind in sorted({group.instance_type for group in plan.place.groups}):
         gpu = INSTANCES[kind].gpu
@@ -171,6 +171,14 @@ def _head(plan: CloudPlan) -> Iterator[Finding]:
                 "folder",
                 "set head_group to a group with GPUs, or put `run` into an FSx or EFS channel",
             )
+
+
+def uses_gpus(plan: CloudPlan) -> bool:
+    """Whether the command computes on the GPUs that there are."""
+    return (
+        plan.command[0] in (*TRAINING_VERBS, "decode")
+        and option(plan.command, "--devices") != "cpu"
+    )
 
 
 def recipe_of(plan: CloudPlan) -> Recipe | None:

@@ -1,5 +1,6 @@
 """Checks of the terms: the API's limits, time, spot, and money."""
 
+import re
 from collections.abc import Iterator
 
 from launcher.account import Facts
@@ -8,7 +9,7 @@ from launcher.cloud_spec import seconds
 from launcher.findings import Finding, error, note, warning
 from launcher.instances import INSTANCES
 from launcher.plan import TRAINING_VERBS
-from launcher.preflight_recipe import is_kept
+from launcher.preflight_recipe import is_kept, option
 from launcher.prices import ADD_PRICE, estimate
 from launcher.sagemaker_request import training_job_request
 from rayasr.errors import ConfigError
@@ -25,12 +26,13 @@ def check_terms(plan: CloudPlan, _facts: Facts) -> Iterator[Finding]:
             "its API limits lengths, numbers and characters",
             "correct the value in the job file",
         )
-    yield from _times(plan)
+    yield from _pending(plan)
+    yield from _own_limit(plan)
     yield from _spot(plan)
     yield from _price(plan)
 
 
-def _times(plan: CloudPlan) -> Iterator[Finding]:
+def _pending(plan: CloudPlan) -> Iterator[Finding]:
     place = plan.place
     machines = [INSTANCES.get(group.instance_type) for group in place.groups]
     if place.max_pending and not any(m is None or m.num_gpus for m in machines):
@@ -39,6 +41,20 @@ def _times(plan: CloudPlan) -> Iterator[Finding]:
             "sagemaker.max_pending is set, and no machine has a GPU",
             "SageMaker lets only jobs with GPUs wait, and refuses the job",
             "leave sagemaker.max_pending out",
+        )
+
+
+def _own_limit(plan: CloudPlan) -> Iterator[Finding]:
+    """The verb's own limit ends in a model; SageMaker's leaves time for a checkpoint only."""
+    own = option(plan.command, "--max-time") or ""
+    if plan.command[0] not in TRAINING_VERBS or not re.fullmatch(r"\d+(\.\d+)?[smhd]", own):
+        return
+    if seconds(own) >= plan.job.time_limit_s:
+        yield warning(
+            "max-time",
+            f"--max-time {own} is not less than time_limit ({plan.job.time_limit})",
+            "SageMaker would stop the job before training averages its checkpoints into a model",
+            "set time_limit so that there are minutes left to start up and to finish",
         )
 
 

@@ -1,10 +1,11 @@
 """Sound jobs have no finding; what could not be asked is a note and blocks nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from launcher.account import S3Data, Topic, Unknown
+from launcher.account import Image, S3Data, Topic, Unknown
 from launcher.preflight import check, has_errors
 from tests.cloud_jobs import FILE_SYSTEM
 from tests.sound_job import BUCKET, CPUS, LOCAL_RUN, OFFERS, T4S, sound_facts, sound_plan
@@ -54,6 +55,14 @@ def test_what_could_not_be_asked_is_a_note(
     assert findings[0].found.startswith("not authorized to perform it")
     assert findings[0].why.startswith("so it was not checked that ")
     assert not has_errors(findings)
+
+
+def test_kernels_do_not_matter_where_nothing_runs_on_the_gpus() -> None:
+    image = replace(sound_facts().image or Image(""), labels={"rayasr.arch_list": ""})
+    prepare = check(sound_plan(command=PREPARE, run=None), sound_facts(image=image))
+    on_cpus = check(sound_plan(options=["--devices", "cpu"]), sound_facts(image=image))
+    assert [finding.check for finding in prepare] == ["gpus-idle"]
+    assert [finding.severity for finding in on_cpus] == ["warning"]
 
 
 def test_without_credentials_the_job_itself_is_still_checked() -> None:

@@ -31,6 +31,12 @@ FAULTS = [
         {"data": {"work": S3Data(1, 1)}},
         "warning",
     ),
+    Fault(
+        "max-time",
+        "--max-time 2h is not less",
+        job={"options": ["--max-time", "2h"]},
+        severity="warning",
+    ),
     Fault("price", "for ml.g6.48xlarge", {"instance_type": "ml.g6.48xlarge"}, severity="note"),
     Fault("price", "", {"instance_type": "ml.g6.48xlarge", "max_cost": 50}),
     Fault("max-cost", "may cost 28.36 USD, more than 20 USD", {"max_cost": 20}),
