@@ -98,7 +98,7 @@ class HeadLink:
         with self._changed:
             lines = list(self._lines.values())
         for line in lines:
-            line.close()
+            line.hang_up()
 
     def _accept(self, server: socket.socket) -> None:
         while True:
@@ -198,7 +198,7 @@ class WorkerLink:
     def close(self) -> None:
         """Hang up; to the head this host is lost, unless it has said "bye"."""
         if self._line is not None:
-            self._line.close()
+            self._line.hang_up()
 
     def _call(self, address: str, source: str) -> "_Line":
         """One try; raises _LineError and OSError, and LaunchError where trying again is no use."""
@@ -215,12 +215,15 @@ class WorkerLink:
 
     def _listen(self, line: "_Line") -> None:
         try:
-            while (heard := line.hear())["kind"] != "outcome":
+            while True:  # until one of the sides hangs up
+                heard = line.hear()
                 if heard["kind"] == "join":
                     self._notify(Event("join"))
-            self._notify(Event("outcome", "", heard["text"], heard["code"]))
+                elif heard["kind"] == "outcome":
+                    self._notify(Event("outcome", "", heard["text"], heard["code"]))
         except _LineError as error:
             self._notify(Event("lost", "", str(error)))
+        line.close()
 
 
 class _LineError(Exception):
@@ -234,13 +237,13 @@ class _Line:
         connection.settimeout(times.silence_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket = connection
-        self._reader = connection.makefile("rb")
+        self._buffer = b""  # what has come after the last line
         self._times = times
         self._key = b""
         self._said = self._heard = 0
         self._direction = ("", "")  # of what is said, of what is heard
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._ended = threading.Event()
         self.other = "?"  # as it calls itself
 
     def greet_worker(self, token: str) -> str:
@@ -296,15 +299,19 @@ class _Line:
         """Be heard, from a thread, until the line is closed."""
         threading.Thread(target=self._beat, daemon=True).start()
 
-    def close(self) -> None:
-        """Hang up; a thread that reads is woken."""
-        self._closed.set()
+    def hang_up(self) -> None:
+        """End the connection, from any thread; the one that reads is woken."""
+        self._ended.set()
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection from the thread that reads, so that nobody reads it any more."""
+        self.hang_up()
         self._socket.close()
 
     def _beat(self) -> None:
-        while not self._closed.wait(self._times.heartbeat_s):
+        while not self._ended.wait(self._times.heartbeat_s):
             self.say("beat")
 
     def _secure(self, token: str, head: str, worker: str, direction: tuple[str, str]) -> None:
@@ -329,17 +336,21 @@ class _Line:
 
     def _read(self) -> bytes:
         """One line without its end; raises _LineError."""
-        try:
-            line = self._reader.readline(_MAX_LINE)
-        except TimeoutError:
-            raise _LineError(f"nothing heard for {self._times.silence_s:g} s") from None
-        except (OSError, ValueError):  # ValueError: closed by ourselves
-            raise _LineError("its connection broke") from None
-        if not line:
-            raise _LineError("its connection ended")
-        if not line.endswith(b"\n"):
-            raise _LineError("it sent a line without an end")
-        return line[:-1]
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > _MAX_LINE:
+                raise _LineError("it sent a line without an end")
+            try:
+                received = self._socket.recv(_MAX_LINE)
+            except TimeoutError:
+                text = f"nothing heard for {self._times.silence_s:g} s"
+                raise _LineError(text) from None
+            except OSError:
+                raise _LineError("its connection broke") from None
+            if not received:
+                raise _LineError("its connection ended")
+            self._buffer += received
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
 
     def _write(self, line: bytes) -> None:
         self._socket.sendall(line + b"\n")
