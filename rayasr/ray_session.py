@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from rayasr.errors import LaunchError
@@ -17,6 +17,7 @@ OBJECT_STORE_BYTES = 2 * 10**9
 """Ray's default is 30 % of the memory; only metadata goes through our object store."""
 
 REACH_TIMEOUT_S = 10.0
+NODES_TIMEOUT_S = 20.0
 
 _DRIVER_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -132,20 +133,21 @@ def set_environment() -> str | None:
 
 
 def wait_for_nodes(
-    count: int, *, timeout_s: float = 300.0, notes: Callable[[str], None] = note
+    count: int, *, timeout_s: float = NODES_TIMEOUT_S, notes: Callable[[str], None] = note
 ) -> None:
-    """Wait until the cluster has `count` live nodes; raises LaunchError after `timeout_s`."""
+    """Wait until the cluster has `count` live nodes, or says that it goes on with fewer.
+
+    The launcher starts a command only when every host is up, so one that is missing was lost.
+    """
     deadline = time.monotonic() + timeout_s
     told = -1
     while (alive := len(live_nodes())) < count:
+        if time.monotonic() > deadline:
+            notes(f"the cluster has {alive} of {count} nodes; going on with these")
+            return
         if alive != told:
             notes(f"waiting for the cluster: {alive} of {count} nodes are there")
             told = alive
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"only {alive} of {count} nodes joined the Ray cluster within {timeout_s:.0f} s; "
-                "look at the other hosts' logs"
-            )
         time.sleep(0.5)
 
 
@@ -157,19 +159,31 @@ def live_nodes() -> list[dict[str, Any]]:
 
 
 def ask_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What `function(*arguments)` returns on each live node, by the node's host name."""
+    """What `function(*arguments)` returns on each live node, by the node's host name.
+
+    A node that is lost meanwhile gives no answer.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    answers = {}
+    asked = {}
     for node in live_nodes():
         pinned = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0, scheduling_strategy=pinned)(function)
         name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-        if name in answers:  # several nodes on one machine
+        if name in asked:  # several nodes on one machine
             name += f" {node['NodeID'][:8]}"
-        answers[name] = task.remote(*arguments)
-    return {name: ray.get(answer) for name, answer in answers.items()}
+        asked[name] = task.remote(*arguments)
+    lost = (
+        ray.exceptions.TaskUnschedulableError,
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+    )
+    answers = {}
+    for name, answer in asked.items():
+        with suppress(*lost):
+            answers[name] = ray.get(answer)
+    return answers
 
 
 def available_cpus() -> int:
