@@ -1,12 +1,13 @@
-"""Write docs/recipe.md and docs/cli.md from the code; for `make docs`; a unit test checks them."""
+"""Write docs/{recipe,job,cli}.md from the code; for `make docs`; a unit test checks them."""
 
 from pathlib import Path
 
 import typer.cli
 import typer.main
 
+from launcher.spec import JobSpec
 from rayasr.cli.main import build_app
-from rayasr.reference import recipe_reference
+from rayasr.reference import recipe_reference, settings_reference
 
 DOCS = Path(__file__).parent
 
@@ -17,7 +18,8 @@ def pages() -> dict[str, str]:
     context = typer.Context(command, info_name="rayasr")
     title = "Command line"
     cli = typer.cli.get_docs_for_click(obj=command, ctx=context, name="rayasr", title=title)
-    return {"recipe.md": recipe_reference(), "cli.md": cli.rstrip() + "\n"}
+    job = settings_reference("Job files", "launcher/spec.py` and `launcher/cloud_spec.py", JobSpec)
+    return {"recipe.md": recipe_reference(), "job.md": job, "cli.md": cli.rstrip() + "\n"}
 
 
 def main() -> None:

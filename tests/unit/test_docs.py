@@ -8,7 +8,7 @@ import pytest
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-@pytest.mark.parametrize("name", ["recipe.md", "cli.md"])
+@pytest.mark.parametrize("name", ["recipe.md", "job.md", "cli.md"])
 def test_generated_page_is_fresh(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     pages = runpy.run_path(str(DOCS / "generate.py"))["pages"]()
