@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher import cli_fsx, cli_image, cli_jobs
+from launcher import cli_doctor, cli_emulator, cli_fsx, cli_image, cli_jobs
 from launcher.cli_options import EndpointOption, ProfileOption, RegionOption, note
 from rayasr.errors import ConfigError, LaunchError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the launcher's verbs to the app."""
     app.command("launch")(launch)
-    for verbs in (cli_jobs, cli_image, cli_fsx):
+    for verbs in (cli_jobs, cli_doctor, cli_image, cli_fsx, cli_emulator):
         verbs.register(app)
 
 
