@@ -9,6 +9,7 @@ RUN/checkpoints/step-00012345/
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -49,9 +50,9 @@ class Checkpoint:
 
     @property
     def dev_loss(self) -> float | None:
-        """Validation loss at this step; None where none was computed."""
+        """Validation loss at this step; None where none was computed or it is not finite."""
         value = (self.state.get("validation") or {}).get("dev_loss")
-        return None if value is None else float(value)
+        return None if value is None or not math.isfinite(value) else float(value)
 
     def model(self) -> dict[str, Tensor]:
         """Weights by name; raises CheckpointError."""

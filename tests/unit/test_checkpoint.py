@@ -187,6 +187,12 @@ def test_without_a_validation_the_newest_are_averaged(tmp_path: Path):
     assert [checkpoint.step for checkpoint in best_checkpoints(tmp_path, 2)] == [3, 2]
 
 
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path: Path):
+    for step, loss in ((1, 2.0), (2, float("nan")), (3, 1.0), (4, float("inf"))):
+        save(tmp_path, step, dev_loss=loss)
+    assert [checkpoint.step for checkpoint in best_checkpoints(tmp_path, 4)] == [3, 1]
+
+
 def test_averages_are_exact_means(tmp_path: Path):
     averaged = average_weights([save(tmp_path, step, value=float(step)) for step in (1, 2, 6)])
     assert torch.equal(averaged["w"], torch.full((2, 3), 3.0))

@@ -10,6 +10,7 @@ import torch
 from rayasr.checkpoint import Checkpoint, list_checkpoints
 from rayasr.errors import CheckpointError, ConfigError, TrainingError
 from rayasr.logs import read_metrics
+from rayasr.train import milestones
 from rayasr.train import step as step_module
 from rayasr.train.loop import FitOptions, FitResult, fit
 from rayasr.train.reporter import Reporter
@@ -204,6 +205,19 @@ def test_validation_draws_nothing_and_changes_nothing(store: Path, tmp_path: Pat
     assert all(torch.equal(left[name], right[name]) for name in left)
     rows = [row for row in read_metrics(tmp_path / "b") if "dev_loss" in row]
     assert {"dev_cer", "dev_cer_chunk16", "dev_loss_chunk16"} <= rows[0].keys()
+
+
+def test_a_dev_loss_that_is_not_finite_is_not_the_best_so_far(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    losses = iter([float("nan"), 2.0, float("inf")])
+    monkeypatch.setattr(
+        milestones, "validate", lambda *_: {"dev_loss": next(losses), "dev_empty": 0.0}
+    )
+    train(store, tmp_path, checkpoint__keep_last=9)
+    found = list_checkpoints(tmp_path)
+    assert [checkpoint.dev_loss for checkpoint in found] == [None, 2.0, None]
+    assert newest(tmp_path).state["position"]["best_dev_loss"] == 2.0
 
 
 def test_float64_trains_in_float64(store: Path, tmp_path: Path):
