@@ -91,9 +91,7 @@ def save_checkpoint(
         (partial / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
         for name in (*CHECKPOINT_FILES, MANIFEST_FILE):
             _sync(partial / name)
-        shutil.rmtree(target, ignore_errors=True)  # of this step, from before a resume
-        partial.replace(target)
-        _sync(target.parent)
+        _put_in_place(partial, target)
     except SafetensorError as error:  # how safetensors reports a failed write
         shutil.rmtree(partial, ignore_errors=True)
         raise storage.output_error(target, _as_os_error(error)) from error
@@ -281,6 +279,22 @@ def default_decoding(recipe: Recipe) -> dict[str, Any]:
 def save_decoding(folder: str | Path, decoding: dict[str, Any]) -> None:
     """Keep decoding settings chosen on dev with the model; raises DataError."""
     storage.write_json(find_model(folder) / DECODING_FILE, decoding)
+
+
+def _put_in_place(finished: Path, target: Path) -> None:
+    """Rename a finished folder to its name; an earlier one of that name goes only then."""
+    aside = target.with_name(f".{target.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.replace(aside)
+    try:
+        finished.replace(target)
+    except OSError:
+        if aside.exists():
+            aside.replace(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

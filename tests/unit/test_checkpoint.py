@@ -54,6 +54,23 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
     save(tmp_path, 7, value=1.0)
     save(tmp_path, 7, value=2.0)
     assert list_checkpoints(tmp_path)[0].model()["w"][0, 0] == 2.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
+
+
+def test_saving_a_step_again_never_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 7, value=1.0)
+    rename = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(DataError, match="step-00000007"):
+        save(tmp_path, 7, value=2.0)
+    assert list_checkpoints(tmp_path)[0].model()["w"][0, 0] == 1.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
