@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from rayasr import storage
 from rayasr.config import Recipe, dump_recipe, load_recipe
 from rayasr.data.cmvn import CmvnStats
-from rayasr.errors import CheckpointError, ConfigError
+from rayasr.errors import CheckpointError, ConfigError, RayasrError
 from rayasr.model.u2 import U2Model, build_model
 from rayasr.tokenizer import Tokenizer
 
@@ -101,6 +101,43 @@ def save_checkpoint(
     return Checkpoint(target, step, state)
 
 
+def copy_checkpoint(source: str | Path, run: str | Path) -> Checkpoint:
+    """A verified copy, from anywhere, beside RUN's checkpoints; `adopt` makes it one of them.
+
+    Raises CheckpointError for one that is damaged, DataError where it cannot be copied.
+    """
+    if not storage.exists(storage.join(source, MANIFEST_FILE)):
+        raise _no_checkpoint(source)
+    partial = Path(run) / "checkpoints" / ".copy.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        storage.make_folder(partial)
+        for name in (*CHECKPOINT_FILES, MANIFEST_FILE):
+            storage.copy_file(storage.join(source, name), partial / name)
+            _sync(partial / name)
+        return open_checkpoint(partial)
+    except RayasrError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise type(error)(str(error).replace(str(partial), str(source))) from error
+
+
+def adopt(copied: Checkpoint, run: str | Path) -> Checkpoint:
+    """Give what `copy_checkpoint` made its name among RUN's checkpoints; raises DataError."""
+    target = Path(run) / "checkpoints" / checkpoint_name(copied.step)
+    try:
+        _put_in_place(copied.path, target)
+    except OSError as error:
+        raise storage.output_error(target, error) from error
+    return replace(copied, path=target)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint's folder."""
+    # Without its manifest it is no checkpoint, should we die half way through.
+    (path / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def open_checkpoint(path: str | Path, *, verify: bool = True) -> Checkpoint:
     """A checkpoint by its folder; `verify` also compares hashes; raises CheckpointError."""
     folder = Path(path)
@@ -108,10 +145,7 @@ def open_checkpoint(path: str | Path, *, verify: bool = True) -> Checkpoint:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint (no {MANIFEST_FILE}); name a folder RUN/checkpoints/"
-            "step-… or leave --resume at auto"
-        ) from None
+        raise _no_checkpoint(folder) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/{MANIFEST_FILE} is damaged: {error}") from error
     for name in CHECKPOINT_FILES:
@@ -279,6 +313,13 @@ def default_decoding(recipe: Recipe) -> dict[str, Any]:
 def save_decoding(folder: str | Path, decoding: dict[str, Any]) -> None:
     """Keep decoding settings chosen on dev with the model; raises DataError."""
     storage.write_json(find_model(folder) / DECODING_FILE, decoding)
+
+
+def _no_checkpoint(path: str | Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a checkpoint (no {MANIFEST_FILE}); name a folder RUN/checkpoints/"
+        "step-… or leave --resume at auto"
+    )
 
 
 def _put_in_place(finished: Path, target: Path) -> None:

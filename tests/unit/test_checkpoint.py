@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from rayasr import storage
 from rayasr.average import average_checkpoints, average_weights, best_checkpoints
 from rayasr.checkpoint import (
     Checkpoint,
+    checkpoint_folders,
     default_decoding,
     latest_checkpoint,
     list_checkpoints,
@@ -160,6 +162,43 @@ def test_a_mirror_gets_what_is_kept_and_gives_it_back(tmp_path: Path):
     assert fetched is not None
     assert fetched.step == 2
     assert fetch_from_mirror(f"file://{tmp_path}/nothing", tmp_path / "new", ignore) is None
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """A mirror with one checkpoint, of step 2."""
+    return save(tmp_path / "mirror", 2, value=2.0).path.parents[1]
+
+
+def test_an_interrupted_fetch_is_begun_again(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, copied = tmp_path / "run", 0
+    copy = storage.copy_file
+
+    def cut_off(source: str, target: Path) -> None:
+        nonlocal copied
+        copied += 1
+        if copied == 2:
+            raise KeyboardInterrupt
+        copy(source, target)
+
+    monkeypatch.setattr(storage, "copy_file", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_from_mirror(f"file://{mirror}", run, ignore)
+    assert checkpoint_folders(run) == []  # so that the next start fetches again
+    fetched = fetch_from_mirror(f"file://{mirror}", run, ignore)
+    assert fetched is not None
+    assert open_checkpoint(fetched.path).model()["w"][0, 0] == 2.0
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_a_damaged_copy_is_said_by_where_it_came_from(mirror: Path, tmp_path: Path):
+    place = mirror / "checkpoints" / "step-00000002"
+    (place / "state.json").write_text('{"step": 9}')
+    with pytest.raises(CheckpointError, match="mirror/checkpoints/step-00000002/state.json is"):
+        fetch_from_mirror(f"file://{mirror}", tmp_path / "run", ignore)
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def make_run(folder: Path) -> Path:
