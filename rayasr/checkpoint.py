@@ -102,13 +102,13 @@ def save_checkpoint(
 
 
 def copy_checkpoint(source: str | Path, run: str | Path) -> Checkpoint:
-    """A verified copy, from anywhere, beside RUN's checkpoints; `adopt` makes it one of them.
+    """A verified copy, from anywhere, inside RUN; `adopt` makes it one of RUN's checkpoints.
 
     Raises CheckpointError for one that is damaged, DataError where it cannot be copied.
     """
     if not storage.exists(storage.join(source, MANIFEST_FILE)):
         raise _no_checkpoint(source)
-    partial = Path(run) / "checkpoints" / ".copy.partial"
+    partial = Path(run) / ".checkpoint.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)
         storage.make_folder(partial)
@@ -125,6 +125,7 @@ def adopt(copied: Checkpoint, run: str | Path) -> Checkpoint:
     """Give what `copy_checkpoint` made its name among RUN's checkpoints; raises DataError."""
     target = Path(run) / "checkpoints" / checkpoint_name(copied.step)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _put_in_place(copied.path, target)
     except OSError as error:
         raise storage.output_error(target, error) from error

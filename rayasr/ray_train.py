@@ -63,7 +63,7 @@ def run_training(
     folder = Path(run).absolute()
     storage.make_folder(folder)
     with storage.Lease(folder), stop_on_signals(notes) as stop:
-        prepare_resume(recipe, folder, resume, notes)
+        prepare_resume(recipe, folder, resume, notes, dry_run=dry_run)
         job = Job(
             recipe,
             str(Path(store).absolute()),

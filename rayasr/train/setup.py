@@ -55,16 +55,19 @@ def set_up(
     world: World,
     reporter: Reporter,
     clock: StartClock,
+    *,
+    fresh: bool = False,
 ) -> Setup:
-    """Load, build, resume and try; raises ConfigError, DataError, CheckpointError, TrainingError.
+    """Load, build, resume (but for `fresh`) and try.
 
-    Only rank 0 reads a checkpoint and says what it does.
+    Only rank 0 reads a checkpoint and says what it does. Raises ConfigError, DataError,
+    CheckpointError, TrainingError.
     """
     check_workers(recipe, world.size)
     check_kernels(world.device)
     torch.set_num_threads(recipe.train.threads_per_worker)
     say = reporter.note if world.is_first else (lambda _: None)
-    found = find_start(recipe, run, say) if world.is_first else None
+    found = find_start(recipe, run, say) if world.is_first and not fresh else None
     checkpoint: Checkpoint | None = world.share(found)
     recipe = resolve(recipe, checkpoint)
     store = Store.open(store_path)

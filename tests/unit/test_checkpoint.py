@@ -196,9 +196,9 @@ def test_an_interrupted_fetch_is_begun_again(
 def test_a_damaged_copy_is_said_by_where_it_came_from(mirror: Path, tmp_path: Path):
     place = mirror / "checkpoints" / "step-00000002"
     (place / "state.json").write_text('{"step": 9}')
-    with pytest.raises(CheckpointError, match="mirror/checkpoints/step-00000002/state.json is"):
+    with pytest.raises(CheckpointError, match=r"mirror/.*step-00000002/state\.json is"):
         fetch_from_mirror(f"file://{mirror}", tmp_path / "run", ignore)
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def make_run(folder: Path) -> Path:
