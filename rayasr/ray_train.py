@@ -52,6 +52,7 @@ def run_training(
     raises KeyboardInterrupt and one by SIGTERM SystemExit(143), after a checkpoint. Raises
     ConfigError, DataError, CheckpointError, TrainingError, LaunchError.
     """
+    from rayasr.data.store import Store
     from rayasr.train.loop import FitOptions
     from rayasr.train.reporter import StartClock, process_started_at
     from rayasr.train.resume import prepare_resume
@@ -60,13 +61,17 @@ def run_training(
     clock = StartClock(process_started_at())
     clock.mark("imports")
     check_workers(recipe, _most(workers) or 1)
+    data = Store.open(store)
+    data.check_recipe(recipe)
+    clock.mark("store")
     folder = Path(run).absolute()
     storage.make_folder(folder)
     with storage.Lease(folder), stop_on_signals(notes) as stop:
-        prepare_resume(recipe, folder, resume, notes, dry_run=dry_run)
+        inputs = data.info["inputs_digest"]
+        prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         job = Job(
             recipe,
-            str(Path(store).absolute()),
+            str(data.path),
             str(folder),
             False,
             FitOptions(max_time_s=max_time_s, dry_run=dry_run),

@@ -33,10 +33,12 @@ _FREE = (
     "units.file",
 )
 """Settings that may change between two parts of one training: none moves a step."""
+_START_OVER = "start over (`rayasr run --from train`, `rayasr train --resume never`)"
 
 
 def prepare_resume(
     recipe: Recipe,
+    inputs: str,
     run: str | Path,
     resume: str,
     notes: Callable[[str], None],
@@ -45,8 +47,9 @@ def prepare_resume(
 ) -> None:
     """Make the newest checkpoint of RUN the one that `--resume auto|never|PATH` asks for.
 
-    Nothing is deleted before what is asked for is there and fits; a dry run changes nothing. Raises
-    CheckpointError for a PATH that is no checkpoint and for another recipe's checkpoint.
+    `inputs` is the inputs_digest of the store to be trained on. Nothing is deleted before what is
+    asked for is there and fits; a dry run changes nothing. Raises CheckpointError for a PATH that
+    is no checkpoint, and for a checkpoint of another recipe or of other data.
     """
     folder = Path(run)
     if resume == "never":
@@ -54,37 +57,46 @@ def prepare_resume(
             _start_over(folder, notes)
         return
     if resume != "auto":
-        _take(recipe, folder, resume, notes, dry_run=dry_run)
+        _take(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         return
     mirror = recipe.checkpoint.mirror
     if mirror is not None and not checkpoint_folders(folder) and not dry_run:
         fetch_from_mirror(mirror, folder, notes)
-    find_start(recipe, folder, notes)
+    find_start(recipe, inputs, folder, notes)
 
 
-def find_start(recipe: Recipe, run: str | Path, notes: Callable[[str], None]) -> Checkpoint | None:
+def find_start(
+    recipe: Recipe, inputs: str, run: str | Path, notes: Callable[[str], None]
+) -> Checkpoint | None:
     """The newest whole checkpoint, None for a fresh start; raises CheckpointError."""
     checkpoint = latest_checkpoint(run, notes)
     if checkpoint is None:
         if checkpoint_folders(run):
             raise CheckpointError(
-                f"no checkpoint of {run} is whole; start over with --resume never, or give "
-                "--resume the folder of a copy"
+                f"no checkpoint of {run} is whole; give --resume the folder of a copy, or "
+                f"{_START_OVER}"
             )
         return None
-    check_same_training(recipe, checkpoint.state, checkpoint.path)
+    check_same_training(recipe, inputs, checkpoint.state, checkpoint.path)
     return checkpoint
 
 
-def check_same_training(recipe: Recipe, state: dict[str, Any], path: str | Path) -> None:
-    """Raises CheckpointError naming the settings that differ from those of a state.json."""
+def check_same_training(
+    recipe: Recipe, inputs: str, state: dict[str, Any], path: str | Path
+) -> None:
+    """Raises CheckpointError where a state.json has other settings, naming them, or other data."""
     different = differing_settings(state.get("recipe", {}), recipe.model_dump(mode="json"))
     if different:
         listed = "; ".join(f"{key} {old!r} there, {new!r} here" for key, old, new in different[:4])
         more = f" and {len(different) - 4} more" if len(different) > 4 else ""
         raise CheckpointError(
-            f"{path} was trained with another recipe ({listed}{more}); use the same "
-            "recipe, another --out, or --resume never to start over"
+            f"{path} was trained with another recipe ({listed}{more}); use the same recipe, "
+            f"another --out, or {_START_OVER}"
+        )
+    if state.get("inputs_digest", inputs) != inputs:  # before there was a digest: not known
+        raise CheckpointError(
+            f"{path} was trained on other data than the store holds now; use the same corpus, "
+            f"another --out, or {_START_OVER}"
         )
 
 
@@ -127,7 +139,13 @@ def _start_over(run: Path, notes: Callable[[str], None]) -> None:
 
 
 def _take(
-    recipe: Recipe, run: Path, resume: str, notes: Callable[[str], None], *, dry_run: bool
+    recipe: Recipe,
+    inputs: str,
+    run: Path,
+    resume: str,
+    notes: Callable[[str], None],
+    *,
+    dry_run: bool,
 ) -> None:
     """Make a checkpoint given by its path the newest of the run.
 
@@ -138,7 +156,7 @@ def _take(
     target = run / "checkpoints" / checkpoint_name(chosen.step)
     own = chosen.path.resolve() == target.resolve()
     try:
-        check_same_training(recipe, chosen.state, resume)
+        check_same_training(recipe, inputs, chosen.state, resume)
         if dry_run:
             return
         if not own:

@@ -67,11 +67,12 @@ def set_up(
     check_kernels(world.device)
     torch.set_num_threads(recipe.train.threads_per_worker)
     say = reporter.note if world.is_first else (lambda _: None)
-    found = find_start(recipe, run, say) if world.is_first and not fresh else None
-    checkpoint: Checkpoint | None = world.share(found)
-    recipe = resolve(recipe, checkpoint)
     store = Store.open(store_path)
     store.check_recipe(recipe)
+    inputs = store.info["inputs_digest"]
+    found = find_start(recipe, inputs, run, say) if world.is_first and not fresh else None
+    checkpoint: Checkpoint | None = world.share(found)
+    recipe = resolve(recipe, checkpoint)
     clock.mark("store")
     state = _build(recipe, store, world)
     load_state(state, checkpoint, world)

@@ -102,6 +102,18 @@ def test_another_recipe_is_refused_with_what_differs(store: Path, tmp_path: Path
         train(store, tmp_path, train__epochs=2)
 
 
+def test_another_store_is_refused_and_leaves_the_run_as_it_is(store: Path, tmp_path: Path):
+    """With as many units as the first, so that its weights would fit."""
+    run = tmp_path / "run"
+    train(store, run, train__epochs=1)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    corpus = make_tone_corpus(tmp_path / "corpus", train=40, dev=4, test=2, seed=1)
+    make_store(tmp_path / "store", corpus, tiny_training_recipe())
+    with pytest.raises(CheckpointError, match="on other data"):
+        train(tmp_path / "store", run, train__epochs=1)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 def test_more_epochs_may_follow_where_no_step_depends_on_them(store: Path, tmp_path: Path):
     settings = {"optim__schedule": "warmup", "optim__warmup_steps": 5}
     train(store, tmp_path, train__epochs=1, **settings)

@@ -14,9 +14,11 @@ from tests.factories import tiny_training_recipe
 RECIPE = tiny_training_recipe()
 OTHER = tiny_training_recipe(optim__lr=0.5)
 
+INPUTS = "0123456789abcdef"
 
-def save(run: Path, step: int, recipe: Recipe = RECIPE) -> Checkpoint:
-    state = {"step": step, "recipe": recipe.model_dump(mode="json")}
+
+def save(run: Path, step: int, recipe: Recipe = RECIPE, inputs: str = INPUTS) -> Checkpoint:
+    state = {"step": step, "recipe": recipe.model_dump(mode="json"), "inputs_digest": inputs}
     return save_checkpoint(run, step, {"w": torch.full((2,), float(step))}, {}, state)
 
 
@@ -30,7 +32,7 @@ def make_run(run: Path, recipe: Recipe = RECIPE) -> Path:
 
 
 def resume(run: Path, how: str | Path, recipe: Recipe = RECIPE, *, dry_run: bool = False) -> None:
-    prepare_resume(recipe, run, str(how), lambda _: None, dry_run=dry_run)
+    prepare_resume(recipe, INPUTS, run, str(how), lambda _: None, dry_run=dry_run)
 
 
 def steps(run: Path) -> list[int]:
@@ -111,3 +113,23 @@ def test_a_dry_run_fetches_nothing(tmp_path: Path):
     assert checkpoint_folders(tmp_path / "run") == []
     resume(tmp_path / "run", "auto", mirrored)
     assert steps(tmp_path / "run") == [2]
+
+
+def test_other_data_is_refused_with_both_remedies(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    save(run, 8, inputs="another")
+    place = save(tmp_path / "other", 4, inputs="another").path
+    for how in ("auto", place):
+        with pytest.raises(CheckpointError, match="on other data") as refused:
+            resume(run, how)
+        assert "`rayasr run --from train`" in str(refused.value)
+        assert "`rayasr train --resume never`" in str(refused.value)
+    assert steps(run) == [2, 4, 6, 8]
+    resume(run, "never")
+    assert steps(run) == []
+
+
+def test_a_checkpoint_from_before_the_digest_may_go_on(tmp_path: Path):
+    state = {"step": 2, "recipe": RECIPE.model_dump(mode="json")}
+    save_checkpoint(tmp_path, 2, {"w": torch.ones(2)}, {}, state)
+    resume(tmp_path, "auto")
