@@ -189,5 +189,8 @@ def _flatten(values: dict[str, Any]) -> dict[str, Any]:
 
     for section in _SECTIONS:
         walk(section, values.get(section))
-    flat["corpora.weight"] = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
+    weights = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
+    while weights and weights[-1] == 1.0:  # the weight of a corpus that the recipe does not name
+        weights.pop()
+    flat["corpora.weight"] = weights
     return flat

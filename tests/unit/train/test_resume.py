@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rayasr.checkpoint import Checkpoint, checkpoint_folders, list_checkpoints, save_checkpoint
-from rayasr.config import Recipe
+from rayasr.config import CorpusConfig, Recipe, with_corpora
 from rayasr.errors import CheckpointError
 from rayasr.train.resume import prepare_resume
 from tests.factories import tiny_training_recipe
@@ -133,3 +133,14 @@ def test_a_checkpoint_from_before_the_digest_may_go_on(tmp_path: Path):
     state = {"step": 2, "recipe": RECIPE.model_dump(mode="json")}
     save_checkpoint(tmp_path, 2, {"w": torch.ones(2)}, {}, state)
     resume(tmp_path, "auto")
+
+
+def test_the_recipe_may_name_its_corpora_or_not(tmp_path: Path):
+    """`rayasr run --corpus` names them, `rayasr train` need not."""
+    named = with_corpora(RECIPE, [tmp_path])
+    weighted = RECIPE.model_copy(update={"corpora": (CorpusConfig(path="a", weight=2.0),)})
+    for trained, now in ((named, RECIPE), (RECIPE, named)):
+        run = make_run(tmp_path / trained.digest(), trained)
+        resume(run, "auto", now)
+        with pytest.raises(CheckpointError, match=r"corpora\.weight \[\] there, \[2.0\] here"):
+            resume(run, "auto", weighted)
