@@ -32,7 +32,13 @@ _FREE = (
     "train.compile",
     "units.file",
 )
-"""Settings that may change between two parts of one training: none moves a step."""
+"""Settings that may change between two parts of one training: each step keeps its utterances.
+
+Precision, compile and the number of threads change how its sums are rounded. What is in units.file
+is part of the store's inputs_digest, wherever the file lies.
+"""
+_BOUNDS = ("batch.max_padded_frames", "batch.max_utterances", "batch.max_padded_units")
+"""What divides a step into micro-batches; without batch.frames_per_step also what ends a step."""
 _START_OVER = "start over (`rayasr run --from train`, `rayasr train --resume never`)"
 
 
@@ -101,10 +107,10 @@ def check_same_training(
 
 
 def differing_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, saved, now) of every setting that would move the training steps."""
+    """(key, saved, now) of every setting that would change what is in a step or what it does."""
     free = set(_FREE)
-    if now["batch"]["max_padded_frames"] == "auto":
-        free.add("batch.max_padded_frames")  # the run goes on with what was found for it
+    if now["batch"]["frames_per_step"] is not None:
+        free.update(_BOUNDS)
     if _length_does_not_matter(now):
         free.add("train.epochs")
     old, new = _flatten(saved), _flatten(now)

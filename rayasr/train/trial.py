@@ -102,10 +102,11 @@ def _try(state: TrainState, batch: Batch, recipe: Recipe, world: World) -> None:
         if world.device.type == "cuda":
             torch.cuda.synchronize(world.device)
     except (torch.OutOfMemoryError, MemoryError) as error:
+        more = "" if recipe.batch.frames_per_step else " and raise batch.micro_batches by as much"
         raise TrainingError(
             f"the largest micro-batch ({batch_size} utterances, {batch_size * frames} padded "
             f"frames) does not fit into memory; lower batch.max_padded_frames"
-            f" ({recipe.batch.max_padded_frames}) and raise batch.micro_batches by as much"
+            f" ({recipe.batch.max_padded_frames}){more}"
         ) from error
 
 

@@ -120,6 +120,19 @@ def test_more_epochs_may_follow_where_no_step_depends_on_them(store: Path, tmp_p
     assert train(store, tmp_path, train__epochs=2, **settings).finished
 
 
+def test_smaller_micro_batches_go_on_through_the_same_steps(store: Path, tmp_path: Path):
+    """What the tutorial says to do when memory runs out."""
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    train(store, whole, batch__frames_per_step=1800)
+    train(store, divided, batch__frames_per_step=1800, stop_before=3)
+    train(store, divided, batch__frames_per_step=1800, batch__max_padded_frames=300)
+    heard = [
+        [(row["step"], row["audio_hours"]) for row in read_metrics(run) if "loss" in row]
+        for run in (whole, divided)
+    ]
+    assert heard[0] == heard[1]
+
+
 def test_the_time_limit_ends_with_a_validated_checkpoint(store: Path, tmp_path: Path):
     options = FitOptions(max_time_s=1e-9)
     reporter = Reporter(note=lambda _: None)

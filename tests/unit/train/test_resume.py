@@ -144,3 +144,18 @@ def test_the_recipe_may_name_its_corpora_or_not(tmp_path: Path):
         resume(run, "auto", now)
         with pytest.raises(CheckpointError, match=r"corpora\.weight \[\] there, \[2.0\] here"):
             resume(run, "auto", weighted)
+
+
+def test_the_bounds_may_change_where_they_do_not_make_the_step(tmp_path: Path):
+    smaller = {"max_padded_frames": 300, "max_utterances": 3, "max_padded_units": 50}
+    for frames_per_step, refused in ((1800, False), (None, True)):
+        before, after = (
+            tiny_training_recipe(batch__frames_per_step=frames_per_step, **changes)
+            for changes in ({}, {f"batch__{key}": value for key, value in smaller.items()})
+        )
+        run = make_run(tmp_path / str(frames_per_step), before)
+        if refused:
+            with pytest.raises(CheckpointError, match=r"max_padded_frames 450 there, 300 here"):
+                resume(run, "auto", after)
+        else:
+            resume(run, "auto", after)
