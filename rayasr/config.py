@@ -376,7 +376,10 @@ class Recipe(Section):
 
     @property
     def store_digest(self) -> str:
-        """What a store depends on: two recipes with one digest can share a store."""
+        """What a store depends on: two recipes with one digest can share a store.
+
+        Of units.file only whether there is one; what is in it is an input, as the corpus is.
+        """
         values = self.model_dump(
             mode="json",
             include={
@@ -392,6 +395,8 @@ class Recipe(Section):
                 },
             },
         )
+        if self.units.file is not None:
+            values["units"]["file"] = "given"
         if self.store.payload == "fbank":  # pcm computes speeds and dither while training
             values["speeds"] = self.augment.speeds
         else:
