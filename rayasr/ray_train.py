@@ -117,7 +117,7 @@ def _in_group(
     job: Job, workers: Workers, devices: str, stop: StopRequest, notes: Callable[[str], None]
 ) -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
-    from rayasr.train.setup import check_workers
+    from rayasr.train.setup import check_workers, default_workers
 
     threads = job.recipe.train.threads_per_worker
     set_environment()
@@ -129,7 +129,7 @@ def _in_group(
         importing.join()
         job.clock.mark("ray.init")
         cuda = _use_cuda(devices, cluster["gpus"])
-        count = workers or (cluster["gpus"] if cuda else 1)
+        count = workers or default_workers(job.recipe, cluster["gpus"] if cuda else 0, notes)
         check_workers(job.recipe, _most(count))
         _check_resources(job, count, threads, cuda, cluster)
         job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])

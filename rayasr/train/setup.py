@@ -48,6 +48,16 @@ def check_workers(recipe: Recipe, workers: int) -> None:
         )
 
 
+def default_workers(recipe: Recipe, gpus: int, say: Callable[[str], None]) -> int:
+    """One worker per GPU, but no more than can train this recipe, which is said; one on a CPU."""
+    batch_norm = recipe.model.encoder.convolution_norm == "batch_norm"
+    most = 1 if batch_norm else recipe.batch.micro_batches
+    if gpus > most:
+        reason = "batch_norm needs one worker" if batch_norm else f"batch.micro_batches is {most}"
+        say(f"training on {most} of {gpus} GPUs, for {reason}")
+    return max(1, min(gpus, most))
+
+
 def set_up(
     recipe: Recipe,
     store_path: str | Path,
