@@ -145,7 +145,8 @@ class BatchConfig(Section):
     frames_per_step: int | None = Field(None, ge=1)
     """Frames of one step over all workers. Unset: micro_batches x max_padded_frames."""
     max_padded_frames: int | Literal["auto"] = 20000
-    """Most frames of a micro-batch, padding included; `auto` tries what the device can hold."""
+    """Most frames of a micro-batch, padding included; `auto` divides only what the device cannot
+    hold."""
     max_utterances: int = Field(256, ge=1)
     """Most utterances of a micro-batch."""
     max_padded_units: int = Field(8192, ge=1)
