@@ -8,14 +8,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rayasr import storage
 from rayasr.config import Recipe
-from rayasr.errors import ConfigError, LaunchError, RayasrError, TrainingError
+from rayasr.errors import ConfigError, LaunchError, TrainingError
 from rayasr.logs import note
 from rayasr.ray_session import ask_every_node, available_cpus, connect, set_environment
-from rayasr.ray_worker import Board, Job, group_worker, work
+from rayasr.ray_worker import Board, Job, group_worker, is_loss, work
 from rayasr.train.stop import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -216,20 +216,18 @@ def _in_thread(function: Callable[[], Any], meanwhile: Callable[[], None]) -> An
 
 
 def _explained(error: BaseException) -> BaseException:
-    """Ray's wrapping taken off; workers that died without a word become a TrainingError."""
+    """Ray's wrapping taken off; processes lost again and again become a TrainingError."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return error
-    causes = list(failures.values())
-    for cause in causes:
-        inner = getattr(cause, "cause", None) or cause
-        if isinstance(inner, RayasrError):
-            return inner
+    for cause in failures.values():
+        if not is_loss(cause):
+            return cast(BaseException, cause)
     rank, cause = next(iter(failures.items()))
     return TrainingError(
-        f"worker {rank} failed {MAX_WORKER_FAILURES + 1} times, last with: "
-        f"{str(cause).strip().splitlines()[-1]}; run the same command again to go on from the "
-        "last checkpoint"
+        f"workers were lost {MAX_WORKER_FAILURES + 1} times, the last time worker {rank}: "
+        f"{(str(cause).strip() or repr(cause)).splitlines()[-1]}; run the same command again to "
+        "go on from the last checkpoint"
     )
 
 
