@@ -9,11 +9,12 @@ RUN/checkpoints/step-00012345/
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from torch import Tensor
 from rayasr import storage
 from rayasr.config import Recipe, dump_recipe, load_recipe
 from rayasr.data.cmvn import CmvnStats
-from rayasr.errors import CheckpointError, ConfigError
+from rayasr.errors import CheckpointError, ConfigError, RayasrError
 from rayasr.model.u2 import U2Model, build_model
 from rayasr.tokenizer import Tokenizer
 
@@ -49,9 +50,9 @@ class Checkpoint:
 
     @property
     def dev_loss(self) -> float | None:
-        """Validation loss at this step; None where none was computed."""
+        """Validation loss at this step; None where none was computed or it is not finite."""
         value = (self.state.get("validation") or {}).get("dev_loss")
-        return None if value is None else float(value)
+        return None if value is None or not math.isfinite(value) else float(value)
 
     def model(self) -> dict[str, Tensor]:
         """Weights by name; raises CheckpointError."""
@@ -90,9 +91,7 @@ def save_checkpoint(
         (partial / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
         for name in (*CHECKPOINT_FILES, MANIFEST_FILE):
             _sync(partial / name)
-        shutil.rmtree(target, ignore_errors=True)  # of this step, from before a resume
-        partial.replace(target)
-        _sync(target.parent)
+        _put_in_place(partial, target)
     except SafetensorError as error:  # how safetensors reports a failed write
         shutil.rmtree(partial, ignore_errors=True)
         raise storage.output_error(target, _as_os_error(error)) from error
@@ -102,6 +101,44 @@ def save_checkpoint(
     return Checkpoint(target, step, state)
 
 
+def copy_checkpoint(source: str | Path, run: str | Path) -> Checkpoint:
+    """A verified copy, from anywhere, inside RUN; `adopt` makes it one of RUN's checkpoints.
+
+    Raises CheckpointError for one that is damaged, DataError where it cannot be copied.
+    """
+    if not storage.exists(storage.join(source, MANIFEST_FILE)):
+        raise _no_checkpoint(source)
+    partial = Path(run) / ".checkpoint.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        storage.make_folder(partial)
+        for name in (*CHECKPOINT_FILES, MANIFEST_FILE):
+            storage.copy_file(storage.join(source, name), partial / name)
+            _sync(partial / name)
+        return open_checkpoint(partial)
+    except RayasrError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise type(error)(str(error).replace(str(partial), str(source))) from error
+
+
+def adopt(copied: Checkpoint, run: str | Path) -> Checkpoint:
+    """Give what `copy_checkpoint` made its name among RUN's checkpoints; raises DataError."""
+    target = Path(run) / "checkpoints" / checkpoint_name(copied.step)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _put_in_place(copied.path, target)
+    except OSError as error:
+        raise storage.output_error(target, error) from error
+    return replace(copied, path=target)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint's folder."""
+    # Without its manifest it is no checkpoint, should we die half way through.
+    (path / MANIFEST_FILE).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def open_checkpoint(path: str | Path, *, verify: bool = True) -> Checkpoint:
     """A checkpoint by its folder; `verify` also compares hashes; raises CheckpointError."""
     folder = Path(path)
@@ -109,10 +146,7 @@ def open_checkpoint(path: str | Path, *, verify: bool = True) -> Checkpoint:
         manifest = json.loads((folder / MANIFEST_FILE).read_text())
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not a checkpoint (no {MANIFEST_FILE}); name a folder RUN/checkpoints/"
-            "step-… or leave --resume at auto"
-        ) from None
+        raise _no_checkpoint(folder) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder}/{MANIFEST_FILE} is damaged: {error}") from error
     for name in CHECKPOINT_FILES:
@@ -280,6 +314,29 @@ def default_decoding(recipe: Recipe) -> dict[str, Any]:
 def save_decoding(folder: str | Path, decoding: dict[str, Any]) -> None:
     """Keep decoding settings chosen on dev with the model; raises DataError."""
     storage.write_json(find_model(folder) / DECODING_FILE, decoding)
+
+
+def _no_checkpoint(path: str | Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a checkpoint (no {MANIFEST_FILE}); name a folder RUN/checkpoints/"
+        "step-… or leave --resume at auto"
+    )
+
+
+def _put_in_place(finished: Path, target: Path) -> None:
+    """Rename a finished folder to its name; an earlier one of that name goes only then."""
+    aside = target.with_name(f".{target.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.replace(aside)
+    try:
+        finished.replace(target)
+    except OSError:
+        if aside.exists():
+            aside.replace(target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -145,7 +145,8 @@ class BatchConfig(Section):
     frames_per_step: int | None = Field(None, ge=1)
     """Frames of one step over all workers. Unset: micro_batches x max_padded_frames."""
     max_padded_frames: int | Literal["auto"] = 20000
-    """Most frames of a micro-batch, padding included; `auto` tries what the device can hold."""
+    """Most frames of a micro-batch, padding included; `auto` divides only what the device cannot
+    hold."""
     max_utterances: int = Field(256, ge=1)
     """Most utterances of a micro-batch."""
     max_padded_units: int = Field(8192, ge=1)
@@ -376,7 +377,10 @@ class Recipe(Section):
 
     @property
     def store_digest(self) -> str:
-        """What a store depends on: two recipes with one digest can share a store."""
+        """What a store depends on: two recipes with one digest can share a store.
+
+        Of units.file only whether there is one; what is in it is an input, as the corpus is.
+        """
         values = self.model_dump(
             mode="json",
             include={
@@ -392,6 +396,8 @@ class Recipe(Section):
                 },
             },
         )
+        if self.units.file is not None:
+            values["units"]["file"] = "given"
         if self.store.payload == "fbank":  # pcm computes speeds and dither while training
             values["speeds"] = self.augment.speeds
         else:

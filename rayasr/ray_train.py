@@ -8,14 +8,14 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rayasr import storage
 from rayasr.config import Recipe
-from rayasr.errors import ConfigError, LaunchError, RayasrError, TrainingError
+from rayasr.errors import ConfigError, LaunchError, TrainingError
 from rayasr.logs import note
 from rayasr.ray_session import ask_every_node, available_cpus, connect, set_environment
-from rayasr.ray_worker import Board, Job, group_worker, work
+from rayasr.ray_worker import Board, Job, group_worker, is_loss, work
 from rayasr.train.stop import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run_training(
     raises KeyboardInterrupt and one by SIGTERM SystemExit(143), after a checkpoint. Raises
     ConfigError, DataError, CheckpointError, TrainingError, LaunchError.
     """
+    from rayasr.data.store import Store
     from rayasr.train.loop import FitOptions
     from rayasr.train.reporter import StartClock, process_started_at
     from rayasr.train.resume import prepare_resume
@@ -60,13 +61,17 @@ def run_training(
     clock = StartClock(process_started_at())
     clock.mark("imports")
     check_workers(recipe, _most(workers) or 1)
+    data = Store.open(store)
+    data.check_recipe(recipe)
+    clock.mark("store")
     folder = Path(run).absolute()
     storage.make_folder(folder)
     with storage.Lease(folder), stop_on_signals(notes) as stop:
-        prepare_resume(recipe, folder, resume, notes)
+        inputs = data.info["inputs_digest"]
+        prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         job = Job(
             recipe,
-            str(Path(store).absolute()),
+            str(data.path),
             str(folder),
             False,
             FitOptions(max_time_s=max_time_s, dry_run=dry_run),
@@ -112,7 +117,7 @@ def _in_group(
     job: Job, workers: Workers, devices: str, stop: StopRequest, notes: Callable[[str], None]
 ) -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
-    from rayasr.train.setup import check_workers
+    from rayasr.train.setup import check_workers, default_workers
 
     threads = job.recipe.train.threads_per_worker
     set_environment()
@@ -124,7 +129,7 @@ def _in_group(
         importing.join()
         job.clock.mark("ray.init")
         cuda = _use_cuda(devices, cluster["gpus"])
-        count = workers or (cluster["gpus"] if cuda else 1)
+        count = workers or default_workers(job.recipe, cluster["gpus"] if cuda else 0, notes)
         check_workers(job.recipe, _most(count))
         _check_resources(job, count, threads, cuda, cluster)
         job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])
@@ -211,20 +216,18 @@ def _in_thread(function: Callable[[], Any], meanwhile: Callable[[], None]) -> An
 
 
 def _explained(error: BaseException) -> BaseException:
-    """Ray's wrapping taken off; workers that died without a word become a TrainingError."""
+    """Ray's wrapping taken off; processes lost again and again become a TrainingError."""
     failures = getattr(error, "worker_failures", None)
     if not failures:
         return error
-    causes = list(failures.values())
-    for cause in causes:
-        inner = getattr(cause, "cause", None) or cause
-        if isinstance(inner, RayasrError):
-            return inner
+    for cause in failures.values():
+        if not is_loss(cause):
+            return cast(BaseException, cause)
     rank, cause = next(iter(failures.items()))
     return TrainingError(
-        f"worker {rank} failed {MAX_WORKER_FAILURES + 1} times, last with: "
-        f"{str(cause).strip().splitlines()[-1]}; run the same command again to go on from the "
-        "last checkpoint"
+        f"workers were lost {MAX_WORKER_FAILURES + 1} times, the last time worker {rank}: "
+        f"{(str(cause).strip() or repr(cause)).splitlines()[-1]}; run the same command again to "
+        "go on from the last checkpoint"
     )
 
 

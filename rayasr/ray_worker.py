@@ -1,6 +1,8 @@
 """What a training worker runs under Ray, and its line to the driver."""
 
+import pickle
 import threading
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -104,11 +106,31 @@ def group_worker(config: dict[str, Any]) -> "FitResult":
     )
     try:
         return work(job, reporter)
-    except RayasrError as error:
-        line.send("error", error)
+    except Exception as error:
+        if not is_loss(error):
+            line.send("error", _portable(error))
         raise
     finally:
         line.close()
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that another process is gone; others would come again on a retry."""
+    from rayasr.train.world import PeerError
+
+    return isinstance(error, PeerError) or type(error).__module__.partition(".")[0] == "ray"
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it survives the way to the driver; a bug takes its traceback along as a note."""
+    if isinstance(error, RayasrError):
+        return error
+    try:
+        sent: Exception = pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a strange class raises
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note("In the worker:\n" + "".join(traceback.format_exception(error)))
+    return sent
 
 
 def work(job: Job, reporter: "Reporter") -> "FitResult":

@@ -30,7 +30,7 @@ WorkersOption = Annotated[
         "--workers",
         metavar="N|MIN:MAX",
         help="Training workers; 0 trains in this process; 2:4 goes on with fewer while machines "
-        "are lost. Default: one per GPU, one on a CPU.",
+        "are lost. Default: one per GPU, but no more than batch.micro_batches; one on a CPU.",
     ),
 ]
 DevicesOption = Annotated[

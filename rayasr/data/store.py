@@ -32,7 +32,7 @@ from rayasr.data.fbank import Fbank, num_frames
 from rayasr.data.manifest import Reject
 from rayasr.data.shard import FORMAT_VERSION, Shard, damaged_rows, read_summary
 from rayasr.errors import DataError
-from rayasr.tokenizer import Tokenizer
+from rayasr.tokenizer import Tokenizer, build_tokenizer
 
 MAX_OPEN_SHARDS = 256
 """Each open shard holds a file descriptor; the usual limit is 1,024 a process."""
@@ -143,13 +143,20 @@ class Store:
         return Store(self.path, self.info, recipe, self._index)
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise DataError where a recipe needs other features, naming what differs."""
+        """Raise DataError where a recipe needs other features or units, naming what differs.
+
+        A units.file that is not there is not missed: the store has its own copy.
+        """
         if recipe.store_digest != self.info["store_digest"]:
             raise DataError(
                 f"store {self.path} was made by another recipe: "
                 f"{describe_difference(self.recipe, recipe)}; prepare another store, "
                 "or use the recipe in its recipe.yaml"
             )
+        file = recipe.units.file
+        given = file is not None and Path(file).is_file()
+        if given and build_tokenizer((), recipe.units) != self.tokenizer:
+            raise DataError(f"store {self.path} has other units than {file}; prepare it again")
 
     def split(self, name: str) -> Split:
         """A split's columns; raises DataError for one the store lacks."""
@@ -299,6 +306,7 @@ def describe_difference(old: Recipe, new: Recipe) -> str:
     before, after = (_flatten(r.model_dump(mode="json", include=set(sections))) for r in (old, new))
     for values, recipe in ((before, old), (after, new)):
         del values["store.max_reject_fraction"]
+        values["units.file"] = values["units.file"] and "given"
         values["augment.speeds"] = list(recipe.augment.speeds)
         values["model.encoder.subsampling"] = recipe.model.encoder.subsampling
     changed = [

@@ -1,7 +1,6 @@
 """Checkpoints written off the step path: a thread writes, forgets old ones, feeds a mirror."""
 
 import queue
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +10,14 @@ from torch import Tensor
 
 from rayasr import storage
 from rayasr.checkpoint import (
-    CHECKPOINT_FILES,
     CHECKPOINT_NAME,
     MANIFEST_FILE,
     Checkpoint,
+    adopt,
     best_of,
+    copy_checkpoint,
     list_checkpoints,
-    open_checkpoint,
+    remove_checkpoint,
     save_checkpoint,
 )
 from rayasr.errors import RayasrError
@@ -85,9 +85,7 @@ class CheckpointWriter:
         paths = {checkpoint.path for checkpoint in kept}
         for checkpoint in found:
             if checkpoint.path not in paths:
-                # Without its manifest it is no checkpoint, should we die half way through.
-                (checkpoint.path / MANIFEST_FILE).unlink(missing_ok=True)
-                shutil.rmtree(checkpoint.path, ignore_errors=True)
+                remove_checkpoint(checkpoint.path)
         return kept
 
     def _copy(self, checkpoint: Checkpoint, kept: set[str]) -> None:
@@ -118,10 +116,7 @@ def fetch_from_mirror(place: str, run: Path, notes: Callable[[str], None]) -> Ch
         remote = storage.join(folder, name)
         if not CHECKPOINT_NAME.fullmatch(name) or MANIFEST_FILE not in storage.list_names(remote):
             continue
-        target = run / "checkpoints" / name
-        target.mkdir(parents=True, exist_ok=True)
-        for file in (*CHECKPOINT_FILES, MANIFEST_FILE):
-            storage.copy_file(storage.join(remote, file), target / file)
+        fetched = adopt(copy_checkpoint(remote, run), run)
         notes(f"fetched {name} from {place}")
-        return open_checkpoint(target)
+        return fetched
     return None

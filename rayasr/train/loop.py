@@ -57,7 +57,8 @@ def fit(
     """
     reporter, clock = reporter or Reporter(), clock or StartClock()
     options = options or FitOptions()
-    setup = set_up(recipe, store_path, Path(run), world, reporter, clock)
+    fresh = options.dry_run  # which has no use for a checkpoint: it throws its weights away
+    setup = set_up(recipe, store_path, Path(run), world, reporter, clock, fresh=fresh)
     try:
         if options.dry_run:
             return _dry_run(setup, world, reporter)

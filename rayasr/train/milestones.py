@@ -1,5 +1,6 @@
 """What happens between steps: a log line, a validation, a checkpoint."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +112,9 @@ def validate_dev(training: Training) -> None:
     took = time.monotonic() - started
     training.meter.pause(took)
     training.validation, training.validated_step = values, position.step
-    if position.best_dev_loss is None or values["dev_loss"] < position.best_dev_loss:
-        position.best_dev_loss, position.best_step = values["dev_loss"], position.step
+    loss = values["dev_loss"]
+    if math.isfinite(loss) and (position.best_dev_loss is None or loss < position.best_dev_loss):
+        position.best_dev_loss, position.best_step = loss, position.step
     if training.log is None:
         return
     epoch = position.epoch + (1 if position.epoch_step else 0)
@@ -137,6 +139,7 @@ def save(training: Training) -> None:
             "position": position.to_json(),
             "validation": training.validation if validated else None,
             "recipe": setup.recipe.model_dump(mode="json"),
+            "inputs_digest": setup.store.info["inputs_digest"],
             "num_parameters": setup.num_parameters,
             "train_hours": setup.train_hours,
             "audio_hours": position.audio_seconds / 3600,

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from rayasr.train.world import World
+from rayasr.train.world import World, exchange
 
 BUCKET_BYTES = 16 * 2**20
 """Large enough that the fixed cost of an all-reduce does not matter, small enough to overlap."""
@@ -65,8 +65,9 @@ class GradientReducer:
         """Launch what backward has not, wait for all; returns the summed extras (a view)."""
         if self._armed:
             self._launch(len(self._buckets))
-            for work in self._works:
-                work.wait()
+            with exchange():
+                for work in self._works:
+                    work.wait()
             self._armed = False
         return self._extras
 
@@ -97,8 +98,9 @@ class GradientReducer:
 
     def _launch(self, until: int) -> None:
         # All workers must launch the same buckets in the same order, whatever order theirs filled.
-        for bucket in self._buckets[len(self._works) : until]:
-            self._works.append(dist.all_reduce(bucket, async_op=True))
+        with exchange():
+            for bucket in self._buckets[len(self._works) : until]:
+                self._works.append(dist.all_reduce(bucket, async_op=True))
 
 
 def _group(parameters: list[nn.Parameter], bucket_bytes: int) -> list[list[nn.Parameter]]:

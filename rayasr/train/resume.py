@@ -7,13 +7,14 @@ from typing import Any
 
 from rayasr import storage
 from rayasr.checkpoint import (
-    CHECKPOINT_FILES,
-    CHECKPOINT_NAME,
-    MANIFEST_FILE,
     Checkpoint,
+    adopt,
     checkpoint_folders,
+    checkpoint_name,
+    copy_checkpoint,
     latest_checkpoint,
     open_checkpoint,
+    remove_checkpoint,
 )
 from rayasr.config import Recipe
 from rayasr.errors import CheckpointError
@@ -31,62 +32,85 @@ _FREE = (
     "train.compile",
     "units.file",
 )
-"""Settings that may change between two parts of one training: none moves a step."""
+"""Settings that may change between two parts of one training: each step keeps its utterances.
+
+Precision, compile and the number of threads change how its sums are rounded. What is in units.file
+is part of the store's inputs_digest, wherever the file lies.
+"""
+_BOUNDS = ("batch.max_padded_frames", "batch.max_utterances", "batch.max_padded_units")
+"""What divides a step into micro-batches; without batch.frames_per_step also what ends a step."""
+_START_OVER = "start over (`rayasr run --from train`, `rayasr train --resume never`)"
 
 
 def prepare_resume(
-    recipe: Recipe, run: str | Path, resume: str, notes: Callable[[str], None]
+    recipe: Recipe,
+    inputs: str,
+    run: str | Path,
+    resume: str,
+    notes: Callable[[str], None],
+    *,
+    dry_run: bool = False,
 ) -> None:
     """Make the newest checkpoint of RUN the one that `--resume auto|never|PATH` asks for.
 
-    Raises CheckpointError for a PATH that is no checkpoint and for another recipe's checkpoint.
+    `inputs` is the inputs_digest of the store to be trained on. Nothing is deleted before what is
+    asked for is there and fits; a dry run changes nothing. Raises CheckpointError for a PATH that
+    is no checkpoint, and for a checkpoint of another recipe or of other data.
     """
     folder = Path(run)
     if resume == "never":
-        if checkpoint_folders(folder):
-            notes(f"--resume never: earlier checkpoints of {folder} are removed")
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / "metrics.jsonl").unlink(missing_ok=True)
-    elif resume != "auto":
-        _take(resume, folder, notes)
-    elif recipe.checkpoint.mirror is not None and not checkpoint_folders(folder):
-        fetch_from_mirror(recipe.checkpoint.mirror, folder, notes)
-    find_start(recipe, folder, notes)
+        if not dry_run:
+            _start_over(folder, notes)
+        return
+    if resume != "auto":
+        _take(recipe, inputs, folder, resume, notes, dry_run=dry_run)
+        return
+    mirror = recipe.checkpoint.mirror
+    if mirror is not None and not checkpoint_folders(folder) and not dry_run:
+        fetch_from_mirror(mirror, folder, notes)
+    find_start(recipe, inputs, folder, notes)
 
 
-def find_start(recipe: Recipe, run: str | Path, notes: Callable[[str], None]) -> Checkpoint | None:
+def find_start(
+    recipe: Recipe, inputs: str, run: str | Path, notes: Callable[[str], None]
+) -> Checkpoint | None:
     """The newest whole checkpoint, None for a fresh start; raises CheckpointError."""
     checkpoint = latest_checkpoint(run, notes)
     if checkpoint is None:
         if checkpoint_folders(run):
             raise CheckpointError(
-                f"no checkpoint of {run} is whole; start over with --resume never, or give "
-                "--resume the folder of a copy"
+                f"no checkpoint of {run} is whole; give --resume the folder of a copy, or "
+                f"{_START_OVER}"
             )
         return None
-    check_same_training(recipe, checkpoint)
+    check_same_training(recipe, inputs, checkpoint.state, checkpoint.path)
     return checkpoint
 
 
-def check_same_training(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError naming the settings that differ from those it was trained with."""
-    saved = checkpoint.state.get("recipe", {})
-    different = differing_settings(saved, recipe.model_dump(mode="json"))
+def check_same_training(
+    recipe: Recipe, inputs: str, state: dict[str, Any], path: str | Path
+) -> None:
+    """Raises CheckpointError where a state.json has other settings, naming them, or other data."""
+    different = differing_settings(state.get("recipe", {}), recipe.model_dump(mode="json"))
     if different:
         listed = "; ".join(f"{key} {old!r} there, {new!r} here" for key, old, new in different[:4])
         more = f" and {len(different) - 4} more" if len(different) > 4 else ""
         raise CheckpointError(
-            f"{checkpoint.path} was trained with another recipe ({listed}{more}); use the same "
-            "recipe, another --out, or --resume never to start over"
+            f"{path} was trained with another recipe ({listed}{more}); use the same recipe, "
+            f"another --out, or {_START_OVER}"
+        )
+    if state.get("inputs_digest", inputs) != inputs:  # before there was a digest: not known
+        raise CheckpointError(
+            f"{path} was trained on other data than the store holds now; use the same corpus, "
+            f"another --out, or {_START_OVER}"
         )
 
 
 def differing_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(key, saved, now) of every setting that would move the training steps."""
+    """(key, saved, now) of every setting that would change what is in a step or what it does."""
     free = set(_FREE)
-    if now["batch"]["max_padded_frames"] == "auto":
-        free.add("batch.max_padded_frames")  # the run goes on with what was found for it
+    if now["batch"]["frames_per_step"] is not None:
+        free.update(_BOUNDS)
     if _length_does_not_matter(now):
         free.add("train.epochs")
     old, new = _flatten(saved), _flatten(now)
@@ -111,27 +135,45 @@ def with_max_padded_frames(recipe: Recipe, frames: int) -> Recipe:
     return recipe.model_copy(update={"batch": batch})
 
 
-def _take(resume: str, run: Path, notes: Callable[[str], None]) -> None:
-    """Make a checkpoint given by its path the newest of the run."""
-    if storage.is_remote(resume):
-        name = resume.rstrip("/").rpartition("/")[2]
-        if not CHECKPOINT_NAME.fullmatch(name):
-            raise CheckpointError(f"{resume} does not end in step-…, as a checkpoint's folder does")
-        source = run / "checkpoints" / name
-        source.mkdir(parents=True, exist_ok=True)
-        for file in (*CHECKPOINT_FILES, MANIFEST_FILE):
-            storage.copy_file(storage.join(resume, file), source / file)
-        resume = str(source)
-    chosen = open_checkpoint(resume)
+def _start_over(run: Path, notes: Callable[[str], None]) -> None:
+    """Remove what an earlier training has left in RUN."""
+    if checkpoint_folders(run):
+        notes(f"--resume never: earlier checkpoints of {run} are removed")
+    for name in ("checkpoints", "tensorboard"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "metrics.jsonl").unlink(missing_ok=True)
+
+
+def _take(
+    recipe: Recipe,
+    inputs: str,
+    run: Path,
+    resume: str,
+    notes: Callable[[str], None],
+    *,
+    dry_run: bool,
+) -> None:
+    """Make a checkpoint given by its path the newest of the run.
+
+    One of RUN costs those after it; one from elsewhere all of them, it has another history.
+    """
+    remote = storage.is_remote(resume)
+    chosen = copy_checkpoint(resume, run) if remote else open_checkpoint(resume)
+    target = run / "checkpoints" / checkpoint_name(chosen.step)
+    own = chosen.path.resolve() == target.resolve()
+    try:
+        check_same_training(recipe, inputs, chosen.state, resume)
+        if dry_run:
+            return
+        if not own:
+            adopt(chosen if remote else copy_checkpoint(resume, run), run)
+    finally:
+        if remote:
+            remove_checkpoint(chosen.path)
     for path in checkpoint_folders(run):
-        if path.resolve() != chosen.path.resolve() and (
-            path.name >= chosen.path.name or chosen.path.parent.resolve() != path.parent.resolve()
-        ):
+        if path.name > target.name or (path.name < target.name and not own):
             notes(f"--resume {resume}: {path.name} of {run} is removed")
-            shutil.rmtree(path)
-    target = run / "checkpoints" / chosen.path.name
-    if target.resolve() != chosen.path.resolve():
-        shutil.copytree(chosen.path, target)
+            remove_checkpoint(path)
 
 
 def _length_does_not_matter(now: dict[str, Any]) -> bool:
@@ -153,5 +195,8 @@ def _flatten(values: dict[str, Any]) -> dict[str, Any]:
 
     for section in _SECTIONS:
         walk(section, values.get(section))
-    flat["corpora.weight"] = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
+    weights = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
+    while weights and weights[-1] == 1.0:  # the weight of a corpus that the recipe does not name
+        weights.pop()
+    flat["corpora.weight"] = weights
     return flat

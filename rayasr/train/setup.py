@@ -48,6 +48,16 @@ def check_workers(recipe: Recipe, workers: int) -> None:
         )
 
 
+def default_workers(recipe: Recipe, gpus: int, say: Callable[[str], None]) -> int:
+    """One worker per GPU, but no more than can train this recipe, which is said; one on a CPU."""
+    batch_norm = recipe.model.encoder.convolution_norm == "batch_norm"
+    most = 1 if batch_norm else recipe.batch.micro_batches
+    if gpus > most:
+        reason = "batch_norm needs one worker" if batch_norm else f"batch.micro_batches is {most}"
+        say(f"training on {most} of {gpus} GPUs, for {reason}")
+    return max(1, min(gpus, most))
+
+
 def set_up(
     recipe: Recipe,
     store_path: str | Path,
@@ -55,28 +65,35 @@ def set_up(
     world: World,
     reporter: Reporter,
     clock: StartClock,
+    *,
+    fresh: bool = False,
 ) -> Setup:
-    """Load, build, resume and try; raises ConfigError, DataError, CheckpointError, TrainingError.
+    """Load, build, resume (but for `fresh`) and try.
 
-    Only rank 0 reads a checkpoint and says what it does.
+    Only rank 0 reads a checkpoint and says what it does. Raises ConfigError, DataError,
+    CheckpointError, TrainingError.
     """
     check_workers(recipe, world.size)
     check_kernels(world.device)
     torch.set_num_threads(recipe.train.threads_per_worker)
     say = reporter.note if world.is_first else (lambda _: None)
-    found = find_start(recipe, run, say) if world.is_first else None
-    checkpoint: Checkpoint | None = world.share(found)
-    recipe = resolve(recipe, checkpoint)
     store = Store.open(store_path)
     store.check_recipe(recipe)
+    if not len(store.split("train")):
+        raise DataError("the store has no training utterances; prepare it from another corpus")
+    inputs = store.info["inputs_digest"]
+    found = find_start(recipe, inputs, run, say) if world.is_first and not fresh else None
+    checkpoint: Checkpoint | None = world.share(found)
+    recipe = resolve(recipe, checkpoint)
     clock.mark("store")
     state = _build(recipe, store, world)
     load_state(state, checkpoint, world)
     clock.mark("model")
     if recipe.batch.max_padded_frames == "auto":
         longest = int(store.split("train").frames.max())
-        frames = min(world.gather(find_max_padded_frames(state, recipe, world, longest, say)))
-        recipe = with_max_padded_frames(recipe, frames)
+        plan = _loader(recipe, store, world).plan
+        frames = find_max_padded_frames(state, recipe, world, plan, longest, say)
+        recipe = with_max_padded_frames(recipe, min(world.gather(frames)))
     setup = _with_loader(recipe, store, state, world)
     if world.is_first:
         _say_start(setup, checkpoint, say)
@@ -115,16 +132,7 @@ def _build(recipe: Recipe, store: Store, world: World) -> TrainState:
 
 
 def _with_loader(recipe: Recipe, store: Store, state: TrainState, world: World) -> Setup:
-    train = store.split("train")
-    if not len(train.keys):
-        raise DataError("the store has no training utterances; prepare it from another corpus")
-    loader = Loader(
-        store,
-        recipe,
-        rank=world.rank,
-        world_size=world.size,
-        pin_memory=world.device.type == "cuda",
-    )
+    loader = _loader(recipe, store, world)
     return Setup(
         recipe=recipe,
         store=store,
@@ -132,9 +140,14 @@ def _with_loader(recipe: Recipe, store: Store, state: TrainState, world: World) 
         loader=loader,
         total_steps=loader.plan.total_steps(recipe.train.epochs),
         num_parameters=sum(p.numel() for p in state.model.parameters()),
-        train_hours=float(train.seconds.sum()) / 3600,
+        train_hours=float(store.split("train").seconds.sum()) / 3600,
         has_dev="dev" in store.info["splits"] and len(store.split("dev").keys) > 0,
     )
+
+
+def _loader(recipe: Recipe, store: Store, world: World) -> Loader:
+    pinned = world.device.type == "cuda"
+    return Loader(store, recipe, rank=world.rank, world_size=world.size, pin_memory=pinned)
 
 
 def _say_start(setup: Setup, checkpoint: Checkpoint | None, say: Callable[[str], None]) -> None:

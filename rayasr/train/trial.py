@@ -7,6 +7,7 @@ import torch
 
 from rayasr.config import Recipe
 from rayasr.data.batch import Batch
+from rayasr.data.batch_plan import BatchPlan
 from rayasr.data.loader import LoadedStep
 from rayasr.errors import TrainingError
 from rayasr.train.state import NUM_EXTRAS, TrainState
@@ -15,8 +16,8 @@ from rayasr.train.world import World
 
 _SAFE_SHARE = 0.8
 """Share of the free GPU memory that `max_padded_frames: auto` fills; the rest is fragmentation."""
-_LARGEST = 400_000
-"""Padded frames beyond which a larger micro-batch gains nothing."""
+_USUAL = 20_000
+"""Padded frames that are tried at least: batches of the validation have the same bound."""
 
 
 def check_kernels(device: torch.device) -> None:
@@ -62,26 +63,32 @@ def try_batches(
 
 
 def find_max_padded_frames(
-    state: TrainState, recipe: Recipe, world: World, longest: int, notes: Callable[[str], None]
+    state: TrainState,
+    recipe: Recipe,
+    world: World,
+    plan: BatchPlan,
+    longest: int,
+    notes: Callable[[str], None],
 ) -> int:
-    """The largest micro-batch, in padded frames, that this GPU holds; 20,000 on a CPU.
+    """The bound, in padded frames, up to which this GPU holds micro-batches; 20,000 on a CPU.
 
-    Tries made-up utterances of the longest length, doubling, then halving the last step.
+    A bound never enlarges a micro-batch, it divides the groups that frames_per_step and
+    micro_batches make. So first what holds the largest of them is tried, with made-up utterances of
+    the `longest` length; only where that does not fit, the largest that does is searched.
     """
     if world.device.type != "cuda":
-        return 20_000
-    low, step = max(longest, 1000), 0
-    while low < _LARGEST and _fits(state, recipe, world, low * 2, longest):
-        low *= 2
-    step = low // 2
-    while step >= low // 8 and low < _LARGEST:
-        if _fits(state, recipe, world, low + step, longest):
-            low += step
-        step //= 2
-    found = int(min(low, _LARGEST) * _SAFE_SHARE)
-    per_step = recipe.batch.frames_per_step or found
-    found = max(longest, min(found, per_step // world.size))
-    notes(f"batch.max_padded_frames: auto found {found}")
+        return _USUAL
+    largest = max(batch.padded_frames for batch in plan.worst_micro_batches())
+    low, high = longest, max(_USUAL, longest, round(largest / _SAFE_SHARE))
+    if _fits(state, recipe, world, high, longest):
+        found = high
+    else:
+        while high - low > low // 8:
+            middle = (low + high) // 2
+            fits = _fits(state, recipe, world, middle, longest)
+            low, high = (middle, high) if fits else (low, middle)
+        found = max(longest, int(low * _SAFE_SHARE))
+    notes(f"batch.max_padded_frames: auto found {found}; the largest micro-batch has {largest}")
     return found
 
 
@@ -102,10 +109,11 @@ def _try(state: TrainState, batch: Batch, recipe: Recipe, world: World) -> None:
         if world.device.type == "cuda":
             torch.cuda.synchronize(world.device)
     except (torch.OutOfMemoryError, MemoryError) as error:
+        more = "" if recipe.batch.frames_per_step else " and raise batch.micro_batches by as much"
         raise TrainingError(
             f"the largest micro-batch ({batch_size} utterances, {batch_size * frames} padded "
             f"frames) does not fit into memory; lower batch.max_padded_frames"
-            f" ({recipe.batch.max_padded_frames}) and raise batch.micro_batches by as much"
+            f" ({recipe.batch.max_padded_frames}){more}"
         ) from error
 
 

@@ -1,5 +1,7 @@
 """The workers of one training run, seen from one of them; knows torch.distributed but no Ray."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +10,25 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+class PeerError(Exception):
+    """Workers could not exchange values, as it happens where one of them is gone."""
+
+
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Around whatever all workers do together; raises PeerError for torch.distributed's errors."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"torch.distributed: {error}") from error
+
+
 @dataclass(frozen=True)
 class World:
-    """This worker's rank, how many there are, and the device it computes on."""
+    """This worker's rank, how many there are, and the device it computes on.
+
+    Whatever all workers do together raises PeerError where one of them is gone.
+    """
 
     rank: int
     size: int
@@ -36,7 +54,8 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum a tensor over all workers, in place."""
         if self.size > 1:
-            dist.all_reduce(tensor)
+            with exchange():
+                dist.all_reduce(tensor)
         return tensor
 
     def broadcast_(self, tensors: list[Tensor]) -> None:
@@ -46,7 +65,8 @@ class World:
         for dtype in sorted({tensor.dtype for tensor in tensors}, key=str):
             group = [tensor for tensor in tensors if tensor.dtype == dtype]
             flat = torch.cat([tensor.detach().reshape(-1).to(self.device) for tensor in group])
-            dist.broadcast(flat, src=0)
+            with exchange():
+                dist.broadcast(flat, src=0)
             parts = torch.split(flat, [tensor.numel() for tensor in group])
             with torch.no_grad():
                 for tensor, part in zip(group, parts, strict=True):
@@ -57,7 +77,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device)
+        with exchange():
+            dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
     def gather(self, value: Any) -> list[Any]:
@@ -65,5 +86,6 @@ class World:
         if self.size == 1:
             return [value]
         box: list[Any] = [None] * self.size
-        dist.all_gather_object(box, value)
+        with exchange():
+            dist.all_gather_object(box, value)
         return box

@@ -162,6 +162,15 @@ def test_a_worker_that_dies_is_replaced(place: Path, tmp_path: Path):
     assert_same(whole, broken)
 
 
+def test_one_worker_of_two_that_dies_is_replaced(place: Path, tmp_path: Path):
+    """The other one's error, of its lost peer, is not taken for a bug."""
+    process = start(place, tmp_path, 2)
+    wait_for_step(tmp_path, 10, process)
+    os.kill(children_named(process.pid, "RayTrainWorker")[0], signal.SIGKILL)
+    output = finish(process)
+    assert "going on from" in output
+
+
 def children_named(pid: int, name: str) -> list[int]:
     """Processes below `pid` whose title has a word; Ray's workers rename themselves."""
     found = []
@@ -190,6 +199,37 @@ def test_errors_of_workers_are_one_sentence(place: Path, tmp_path: Path):
     )
     output = finish(process, expected=4)
     assert "rayasr: the gradient was not finite in" in output.splitlines()[-1]
+
+
+def test_a_bug_in_a_worker_ends_the_run_at_once_with_its_traceback(place: Path, tmp_path: Path):
+    """Injected as a recipe that its checks would never let through."""
+    program = """
+import rayasr.config
+from rayasr.cli.main import main
+
+load = rayasr.config.load_recipe
+
+def load_broken(*arguments):
+    recipe = load(*arguments)
+    optim = recipe.optim.model_copy(update={"betas": None})
+    return recipe.model_copy(update={"optim": optim})
+
+rayasr.config.load_recipe = load_broken
+main()
+"""
+    options = ["--store", str(place / "store"), "--out", str(tmp_path), "--workers", "1"]
+    outcome = subprocess.run(
+        [sys.executable, "-c", program, "train", str(place / "recipe.yaml"), *options],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+    )
+    assert outcome.returncode == 1, outcome.stderr
+    assert "TypeError" in outcome.stderr
+    assert "In the worker:" in outcome.stderr
+    assert "build_optimizer" in outcome.stderr
+    assert "going on from" not in outcome.stderr
 
 
 def test_too_many_workers_are_refused_before_ray_starts(place: Path, tmp_path: Path):

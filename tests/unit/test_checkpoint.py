@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from rayasr import storage
 from rayasr.average import average_checkpoints, average_weights, best_checkpoints
 from rayasr.checkpoint import (
     Checkpoint,
+    checkpoint_folders,
     default_decoding,
     latest_checkpoint,
     list_checkpoints,
@@ -54,6 +56,23 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path):
     save(tmp_path, 7, value=1.0)
     save(tmp_path, 7, value=2.0)
     assert list_checkpoints(tmp_path)[0].model()["w"][0, 0] == 2.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
+
+
+def test_saving_a_step_again_never_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path, 7, value=1.0)
+    rename = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(DataError, match="step-00000007"):
+        save(tmp_path, 7, value=2.0)
+    assert list_checkpoints(tmp_path)[0].model()["w"][0, 0] == 1.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000007"]
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
@@ -145,6 +164,43 @@ def test_a_mirror_gets_what_is_kept_and_gives_it_back(tmp_path: Path):
     assert fetch_from_mirror(f"file://{tmp_path}/nothing", tmp_path / "new", ignore) is None
 
 
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    """A mirror with one checkpoint, of step 2."""
+    return save(tmp_path / "mirror", 2, value=2.0).path.parents[1]
+
+
+def test_an_interrupted_fetch_is_begun_again(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, copied = tmp_path / "run", 0
+    copy = storage.copy_file
+
+    def cut_off(source: str, target: Path) -> None:
+        nonlocal copied
+        copied += 1
+        if copied == 2:
+            raise KeyboardInterrupt
+        copy(source, target)
+
+    monkeypatch.setattr(storage, "copy_file", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        fetch_from_mirror(f"file://{mirror}", run, ignore)
+    assert checkpoint_folders(run) == []  # so that the next start fetches again
+    fetched = fetch_from_mirror(f"file://{mirror}", run, ignore)
+    assert fetched is not None
+    assert open_checkpoint(fetched.path).model()["w"][0, 0] == 2.0
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+def test_a_damaged_copy_is_said_by_where_it_came_from(mirror: Path, tmp_path: Path):
+    place = mirror / "checkpoints" / "step-00000002"
+    (place / "state.json").write_text('{"step": 9}')
+    with pytest.raises(CheckpointError, match=r"mirror/.*step-00000002/state\.json is"):
+        fetch_from_mirror(f"file://{mirror}", tmp_path / "run", ignore)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def make_run(folder: Path) -> Path:
     """A run of three validated checkpoints of a tiny model, without training it."""
     recipe = tiny_training_recipe()
@@ -185,6 +241,12 @@ def test_without_a_validation_the_newest_are_averaged(tmp_path: Path):
     for step in (1, 2, 3):
         save(tmp_path, step)
     assert [checkpoint.step for checkpoint in best_checkpoints(tmp_path, 2)] == [3, 2]
+
+
+def test_a_loss_that_is_not_finite_is_never_the_best(tmp_path: Path):
+    for step, loss in ((1, 2.0), (2, float("nan")), (3, 1.0), (4, float("inf"))):
+        save(tmp_path, step, dev_loss=loss)
+    assert [checkpoint.step for checkpoint in best_checkpoints(tmp_path, 4)] == [3, 1]
 
 
 def test_averages_are_exact_means(tmp_path: Path):

@@ -162,6 +162,22 @@ def test_another_recipe_is_refused_by_the_names_of_what_differs(made: Path) -> N
         store.check_recipe(recipe(augment={"speeds": (1.0,)}))
 
 
+def test_a_units_file_counts_by_what_is_in_it(made: Path, corpus: Path, tmp_path: Path) -> None:
+    given = recipe(units={"file": str(made / "units.txt")})
+    store = make_store(tmp_path / "store", corpus, given)
+    with pytest.raises(DataError, match=r"units.file None, now given"):
+        Store.open(made).check_recipe(given)
+    copy = tmp_path / "units.txt"
+    copy.write_text((made / "units.txt").read_text())
+    elsewhere = recipe(units={"file": str(copy)})
+    store.check_recipe(elsewhere)
+    copy.write_text(f"{copy.read_text()}多 {len(copy.read_text().splitlines())}\n")
+    with pytest.raises(DataError, match=r"has other units than .*/units\.txt; prepare it again"):
+        store.check_recipe(elsewhere)
+    copy.unlink()
+    store.check_recipe(elsewhere)
+
+
 def damage_middle(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 0xFF

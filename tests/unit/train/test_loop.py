@@ -10,10 +10,10 @@ import torch
 from rayasr.checkpoint import Checkpoint, list_checkpoints
 from rayasr.errors import CheckpointError, ConfigError, TrainingError
 from rayasr.logs import read_metrics
+from rayasr.train import milestones
 from rayasr.train import step as step_module
 from rayasr.train.loop import FitOptions, FitResult, fit
 from rayasr.train.reporter import Reporter
-from rayasr.train.resume import prepare_resume
 from rayasr.train.world import World
 from tests.factories import make_store, make_tone_corpus, tiny_training_recipe
 
@@ -102,25 +102,36 @@ def test_another_recipe_is_refused_with_what_differs(store: Path, tmp_path: Path
         train(store, tmp_path, train__epochs=2)
 
 
+def test_another_store_is_refused_and_leaves_the_run_as_it_is(store: Path, tmp_path: Path):
+    """With as many units as the first, so that its weights would fit."""
+    run = tmp_path / "run"
+    train(store, run, train__epochs=1)
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    corpus = make_tone_corpus(tmp_path / "corpus", train=40, dev=4, test=2, seed=1)
+    make_store(tmp_path / "store", corpus, tiny_training_recipe())
+    with pytest.raises(CheckpointError, match="on other data"):
+        train(tmp_path / "store", run, train__epochs=1)
+    assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
 def test_more_epochs_may_follow_where_no_step_depends_on_them(store: Path, tmp_path: Path):
     settings = {"optim__schedule": "warmup", "optim__warmup_steps": 5}
     train(store, tmp_path, train__epochs=1, **settings)
     assert train(store, tmp_path, train__epochs=2, **settings).finished
 
 
-def test_resume_never_starts_over_and_a_path_goes_back(store: Path, tmp_path: Path):
-    run, recipe = tmp_path / "run", tiny_training_recipe(checkpoint__every_steps=2)
-    train(store, run, checkpoint__every_steps=2)
-    steps = [checkpoint.step for checkpoint in list_checkpoints(run)]
-    prepare_resume(recipe, run, str(list_checkpoints(run)[0].path), lambda _: None)
-    assert [checkpoint.step for checkpoint in list_checkpoints(run)] == steps[:1]
-    other = tmp_path / "other"
-    prepare_resume(recipe, other, str(list_checkpoints(run)[0].path), lambda _: None)
-    assert newest(other).step == steps[0]
-    with pytest.raises(CheckpointError, match="is not a checkpoint"):
-        prepare_resume(recipe, run, str(tmp_path), lambda _: None)
-    prepare_resume(recipe, run, "never", lambda _: None)
-    assert list_checkpoints(run) == []
+def test_smaller_micro_batches_go_on_through_the_same_steps(store: Path, tmp_path: Path):
+    """What the tutorial says to do when memory runs out."""
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    train(store, whole, batch__frames_per_step=1800)
+    auto = {"batch__max_padded_frames": "auto"}
+    train(store, divided, batch__frames_per_step=1800, stop_before=3, **auto)
+    train(store, divided, batch__frames_per_step=1800, batch__max_padded_frames=300)
+    heard = [
+        [(row["step"], row["audio_hours"]) for row in read_metrics(run) if "loss" in row]
+        for run in (whole, divided)
+    ]
+    assert heard[0] == heard[1]
 
 
 def test_the_time_limit_ends_with_a_validated_checkpoint(store: Path, tmp_path: Path):
@@ -147,7 +158,16 @@ def test_dry_run_tells_the_cost_and_keeps_nothing(store: Path, tmp_path: Path):
     )
     assert result.reason == "dry run"
     assert "parameters" in messages[-1]
-    assert list_checkpoints(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_needs_no_checkpoint(store: Path, tmp_path: Path):
+    """With `--resume never` it stands beside another recipe's, which it may not remove."""
+    train(store, tmp_path, train__epochs=1)
+    other, options = tiny_training_recipe(optim__lr=0.5), FitOptions(dry_run=True)
+    reporter = Reporter(note=lambda _: None)
+    result = fit(other, store, tmp_path, world=World.single(), reporter=reporter, options=options)
+    assert result.reason == "dry run"
 
 
 def test_what_several_workers_cannot_do_is_refused(store: Path, tmp_path: Path):
@@ -204,6 +224,19 @@ def test_validation_draws_nothing_and_changes_nothing(store: Path, tmp_path: Pat
     assert all(torch.equal(left[name], right[name]) for name in left)
     rows = [row for row in read_metrics(tmp_path / "b") if "dev_loss" in row]
     assert {"dev_cer", "dev_cer_chunk16", "dev_loss_chunk16"} <= rows[0].keys()
+
+
+def test_a_dev_loss_that_is_not_finite_is_not_the_best_so_far(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    losses = iter([float("nan"), 2.0, float("inf")])
+    monkeypatch.setattr(
+        milestones, "validate", lambda *_: {"dev_loss": next(losses), "dev_empty": 0.0}
+    )
+    train(store, tmp_path, checkpoint__keep_last=9)
+    found = list_checkpoints(tmp_path)
+    assert [checkpoint.dev_loss for checkpoint in found] == [None, 2.0, None]
+    assert newest(tmp_path).state["position"]["best_dev_loss"] == 2.0
 
 
 def test_float64_trains_in_float64(store: Path, tmp_path: Path):
