@@ -16,7 +16,7 @@ PROGRAM = (sys.executable, "-m", "launcher.container", "train")
 """What a host runs where there is no image: the entry point of this checkout."""
 INHERITED = (
     *("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH"),
-    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "RAYASR_NUM_CPUS"),
+    *("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "RAYASR_NUM_CPUS", "RAYASR_BOOT_TIMEOUT_S"),
 )
 """Variables that such a host takes over from the emulator; an image would have its own."""
 
