@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -24,6 +25,7 @@ from rayasr.data.manifest import (
     Manifest,
     Reject,
     Utterance,
+    is_test,
     reject,
 )
 from rayasr.data.shard import (
@@ -72,11 +74,12 @@ def plan_store(manifest: Manifest, recipe: Recipe) -> StorePlan:
     A pure function of its arguments: the same shards on any machine. Raises DataError where no
     training text is left.
     """
-    rejects = list(manifest.rejects)
+    rule = partial(normalize_text, config=recipe.text)
+    rejects = [item.normalized(rule) for item in manifest.rejects]
     kept: list[Utterance] = []
     for original in manifest.utterances:
-        utterance = replace(original, text=normalize_text(original.text, recipe.text))
-        if not utterance.text and utterance.split in ("train", "dev"):
+        utterance = replace(original, text=rule(original.text))
+        if not utterance.text and not is_test(utterance.split):
             rejects.append(reject(utterance, "empty_text", "nothing is left after normalisation"))
         else:
             kept.append(utterance)
@@ -124,8 +127,8 @@ def _deal(
     for split, of_split in groupby(ordered, key=lambda u: u.split):
         for number, members in enumerate(_groups(of_split, recipe.store.shard_utterances)):
             subsampling = recipe.model.encoder.subsampling
-            checked = split in ("train", "dev")  # a test rejects nothing for its text
-            frames = [frames_for_ctc(units[u.key], subsampling) if checked else 0 for u in members]
+            free = is_test(split)  # a test rejects nothing for its text
+            frames = [0 if free else frames_for_ctc(units[u.key], subsampling) for u in members]
             digest = shard_digest(recipe, split, members, frames)
             name = shard_name(split, number, digest)
             yield ShardSpec(name, split, tuple(members), tuple(frames))
