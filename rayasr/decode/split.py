@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rayasr import storage
-from rayasr.checkpoint import LoadedModel
+from rayasr.checkpoint import LoadedModel, save_decoding
 from rayasr.config import DECODE_MODES, DecodeConfig, Mode, Recipe
 from rayasr.corpora.read import read_corpora
 from rayasr.data.audio import AudioError, load_audio
@@ -22,7 +22,7 @@ from rayasr.data.manifest import Manifest, Reject, Utterance, is_test
 from rayasr.data.store import Store
 from rayasr.decode.recognizer import Decoded, Decoding, Hypothesis, Recognizer
 from rayasr.decode.rescoring import ScoredNbest
-from rayasr.errors import DataError
+from rayasr.errors import DataError, RayasrError
 from rayasr.logs import note, progress
 from rayasr.score import UNIT_RULES, Score, alignment_text, score_texts, write_text_file
 from rayasr.text import normalize_text, split_units
@@ -171,6 +171,20 @@ def write_result(
     result = {"default_mode": default_mode, "splits": splits}
     storage.write_json(storage.join(out, "result.json"), result)
     return result
+
+
+def choose_and_keep(loaded: LoadedModel, store: Store, config: DecodeConfig) -> LoadedModel:
+    """The model with the settings of `choose_decoding`, which its folder keeps if it can."""
+    chosen = choose_decoding(loaded, store, config)
+    if chosen["chosen_on"]:
+        weight = f"{chosen['default_mode']}, CTC weight {chosen['ctc_weight']:g} in rescoring"
+        note(f"chosen on {chosen['chosen_on']}: {weight}")
+    if chosen != loaded.decoding:
+        try:
+            save_decoding(loaded.path, chosen)
+        except RayasrError as error:
+            note(f"the choice is not kept: {error}")
+    return replace(loaded, decoding=chosen)
 
 
 def choose_decoding(
