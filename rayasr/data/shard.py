@@ -87,6 +87,11 @@ def shard_name(split: str, number: int, digest: str) -> str:
     return f"{readable}-{number:05d}-{digest}.arrow"
 
 
+def is_training_shard(name: str) -> bool:
+    """Whether a shard of that name is one of the splits that training reads."""
+    return not is_test(name.rsplit("-", 2)[0])
+
+
 def shard_digest(
     recipe: Recipe, split: str, utterances: Sequence[Utterance], min_frames: Sequence[int]
 ) -> str:
