@@ -36,7 +36,7 @@ from rayasr.data.shard import (
     shard_digest,
     shard_name,
 )
-from rayasr.data.store import INDEX_FIELDS, info_digest
+from rayasr.data.store import INDEX_FIELDS, digest_of, info_digest, training_digest
 from rayasr.errors import DataError
 from rayasr.text import normalize_text
 from rayasr.tokenizer import Tokenizer, build_tokenizer
@@ -63,9 +63,14 @@ class StorePlan:
 
     def digest(self, recipe: Recipe) -> str:
         """Sixteen hex digits over all that the finished store depends on."""
-        parts = [recipe.store_digest, self.tokenizer.units, [spec.name for spec in self.specs]]
-        text = json.dumps([*parts, sorted(map(repr, self.rejects))], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        names = [spec.name for spec in self.specs]
+        rejects = sorted(map(repr, self.rejects))
+        return digest_of(recipe.store_digest, self.tokenizer.units, names, rejects)
+
+    def training_digest(self, recipe: Recipe) -> str:
+        """That of the store, before it is made."""
+        names = [spec.name for spec in self.specs]
+        return training_digest(recipe.store_digest, self.tokenizer.units, names)
 
 
 def plan_store(manifest: Manifest, recipe: Recipe) -> StorePlan:
@@ -172,6 +177,13 @@ def remove_leftovers(folder: str, plan: StorePlan | None) -> None:
     planned = {spec.name for spec in plan.specs} if plan else set()
     for name in storage.list_names(folder):
         if SHARD_FILE.match(name) and name not in planned and (plan or name.startswith(".")):
+            storage.remove(storage.join(folder, name))
+
+
+def remove_shards(folder: str) -> None:
+    """Remove all shards, finished or not."""
+    for name in storage.list_names(folder):
+        if SHARD_FILE.match(name):
             storage.remove(storage.join(folder, name))
 
 
