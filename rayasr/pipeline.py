@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayasr import storage
-from rayasr.config import DECODE_MODES, Recipe
-from rayasr.errors import ConfigError
+from rayasr.config import DECODE_MODES, Recipe, parse_recipe
+from rayasr.errors import CheckpointError, ConfigError
 from rayasr.logs import note
 
 if TYPE_CHECKING:
@@ -192,6 +192,7 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
 
 def _check_training(recipe: Recipe, options: RunOptions, stages: Sequence[Planned]) -> None:
     """Raise CheckpointError where RUN has other settings, before its store is replaced."""
+    from rayasr.data.store import describe_difference
     from rayasr.train.resume import check_same_training
 
     trains = any(planned.stage == "train" and planned.runs for planned in stages)
@@ -199,6 +200,13 @@ def _check_training(recipe: Recipe, options: RunOptions, stages: Sequence[Planne
     if newest is not None and options.first not in ("prepare", "train"):
         data = newest.state.get("training_digest", "")  # where that is another, train starts over
         check_same_training(recipe, data, newest.state, newest.path)
+        trained = parse_recipe(newest.state["recipe"], str(newest.path))
+        if trained.store_digest != recipe.store_digest:
+            raise CheckpointError(
+                f"{newest.path} was trained on a store of other settings "
+                f"({describe_difference(trained, recipe)}); use the same recipe, another --out, or "
+                "start over by --from train"
+            )
 
 
 def _newest(out: Path) -> "Checkpoint | None":

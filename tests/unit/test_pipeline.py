@@ -182,7 +182,9 @@ def test_a_stopped_stage_goes_on(recipe: Recipe, options: RunOptions, stages: St
         assert stages.names() == list(pipeline.STAGES[pipeline.STAGES.index(stage) :])
 
 
-@pytest.mark.parametrize("change", [{"optim__lr": 0.1}, {"text__case": "upper"}])
+@pytest.mark.parametrize(
+    "change", [{"optim__lr": 0.1}, {"text__case": "upper"}, {"store__max_seconds": 9.0}]
+)
 def test_other_settings_are_refused_before_anything_is_replaced(
     recipe: Recipe, options: RunOptions, stages: Stages, change: dict[str, Any]
 ) -> None:
