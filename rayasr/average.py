@@ -47,9 +47,24 @@ def average_checkpoints(
     names = ", ".join(_label(checkpoint) for checkpoint in chosen)
     fewer = f" ({best} asked for)" if len(chosen) < best else ""
     notes(f"model of {len(chosen)} checkpoint(s){fewer}: {names}")
-    if recipe.checkpoint.mirror is not None:
-        _mirror(model, recipe.checkpoint.mirror, notes)
+    mirror_model(model, recipe, notes)
     return model
+
+
+def mirror_model(
+    model: Path, recipe: Recipe, notes: Callable[[str], None], names: Sequence[str] = ()
+) -> None:
+    """Copy RUN/model, or only files of it, to the recipe's mirror; where that fails, a note."""
+    if recipe.checkpoint.mirror is None:
+        return
+    target = storage.join(recipe.checkpoint.mirror, "model")
+    try:
+        storage.make_folder(target)
+        for path in sorted(model.iterdir()):
+            if path.is_file() and (not names or path.name in names):
+                storage.copy_file(path, storage.join(target, path.name))
+    except RayasrError as error:
+        notes(f"the model was not copied to {target}: {error}")
 
 
 def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
@@ -66,17 +81,6 @@ def average_weights(checkpoints: Sequence[Checkpoint]) -> dict[str, Tensor]:
             total += weights[name]
     averaged = {name: (total / len(checkpoints)) for name, total in sums.items()}
     return {name: averaged[name].to(v.dtype) if name in sums else v for name, v in first.items()}
-
-
-def _mirror(model: Path, mirror: str, notes: Callable[[str], None]) -> None:
-    target = storage.join(mirror, "model")
-    try:
-        storage.make_folder(target)
-        for path in sorted(model.iterdir()):
-            if path.is_file():
-                storage.copy_file(path, storage.join(target, path.name))
-    except RayasrError as error:
-        notes(f"the model was not copied to {mirror}: {error}")
 
 
 def _card(recipe: Recipe, chosen: Sequence[Checkpoint]) -> str:

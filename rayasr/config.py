@@ -89,9 +89,9 @@ class StoreConfig(Section):
     shard_utterances: int = Field(512, ge=1)
     """Utterances per shard, and so per Ray Data task."""
     min_seconds: float = Field(0.1, ge=0.0)
-    """Shorter recordings are rejected."""
+    """Shorter recordings are rejected, but for those of a test split."""
     max_seconds: float = Field(40.0, gt=0.0)
-    """Longer recordings are rejected."""
+    """Longer recordings are rejected, but for those of a test split."""
     max_reject_fraction: float = Field(0.05, ge=0.0, le=1.0)
     """More rejects than this stop `data prepare`; the table of rejects is kept."""
     dev_fraction: float = Field(0.05, gt=0.0, lt=0.5)

@@ -21,6 +21,7 @@ from rayasr.data.store_writer import (
     finished_shards,
     plan_store,
     remove_leftovers,
+    remove_shards,
     write_rejects,
 )
 from rayasr.errors import ConfigError, DataError, RayasrError
@@ -31,6 +32,20 @@ MAX_TASK_RETRIES = 3
 """Ray Data restarts a task whose process has died for ever, unless told otherwise."""
 
 
+def read_plan(recipe: Recipe, notes: Callable[[str], None] = note) -> StorePlan:
+    """What belongs into the store of a recipe's corpora, from their lists and texts alone.
+
+    Raises ConfigError where the recipe names no corpus, DataError for one that cannot be used.
+    """
+    _check_corpora(recipe)
+    with taking_long("reading the corpus"):
+        manifest = read_corpora(
+            recipe.corpora, dev_fraction=recipe.store.dev_fraction, seed=recipe.seed, notes=notes
+        )
+    with taking_long("reading texts and planning shards"):
+        return plan_store(manifest, recipe)
+
+
 def prepare_store(
     recipe: Recipe,
     out: str | Path,
@@ -38,38 +53,33 @@ def prepare_store(
     notes: Callable[[str], None] = note,
     force: bool = False,
     verify: bool = False,
+    anew: bool = False,
+    plan: StorePlan | None = None,
 ) -> dict[str, Any]:
     """Make the store of a recipe's corpora at `out`, or finish it; returns what store.json says.
 
-    Finished shards are kept; with `verify` they are checked against their checksums and the audio
-    first. Raises ConfigError where the recipe names no corpus, DataError for a corpus or an output
-    folder that cannot be used, for too many rejects, and, but for `force`, where `out` holds a
-    store of another recipe.
+    Finished shards are kept, but for `anew`; with `verify` they are checked against their checksums
+    and the audio first. `plan` is what `read_plan` said, where that has been asked. Raises as it
+    does, DataError for an output folder that cannot be used, for too many rejects, and, but for
+    `force`, where `out` holds a store of another recipe.
     """
-    if not recipe.corpora:
-        raise ConfigError("no corpus: name one by --corpus DIR, or in the recipe's `corpora`")
+    _check_corpora(recipe)
     out = str(out) if storage.is_remote(out) else str(Path(out).absolute())
     shards = storage.join(out, "shards")
     with _only_writer(out):
         storage.make_folder(shards)
         if not force:
             _refuse_other_recipe(recipe, out)
-        with taking_long("reading the corpus"):
-            manifest = read_corpora(
-                recipe.corpora,
-                dev_fraction=recipe.store.dev_fraction,
-                seed=recipe.seed,
-                notes=notes,
-            )
-        with taking_long("reading texts and planning shards"):
-            plan = plan_store(manifest, recipe)
-        if not verify and (info := _up_to_date(recipe, out, plan)):
+        plan = plan or read_plan(recipe, notes)
+        if not (verify or anew) and (info := up_to_date(recipe, out, plan)):
             notes(f"store {out} is up to date: {info['utterances']:,} utterances")
             return info
         total = plan.num_utterances + len(plan.rejects)
         storage.remove(storage.join(out, "store.json"))  # from here on it is not finished
         write_rejects(out, plan.rejects)
         check_rejects(out, plan.rejects, total, recipe.store.max_reject_fraction)
+        if anew:
+            remove_shards(shards)
         remove_leftovers(shards, None)
         _make_shards(recipe, plan, shards, verify, notes)
         finished = finished_shards(shards, plan)
@@ -83,6 +93,22 @@ def prepare_store(
         f"{info['units']:,} units, {info['rejects']:,} rejects"
     )
     return info
+
+
+def up_to_date(recipe: Recipe, out: str | Path, plan: StorePlan) -> dict[str, Any] | None:
+    """store.json's value where a store is finished, whole, and of this plan."""
+    try:
+        info = read_info(out)
+        if not storage.is_remote(out):
+            Store.open(out)
+    except RayasrError:
+        return None
+    return info if info["inputs_digest"] == plan.digest(recipe) else None
+
+
+def _check_corpora(recipe: Recipe) -> None:
+    if not recipe.corpora:
+        raise ConfigError("no corpus: name one by --corpus DIR, or in the recipe's `corpora`")
 
 
 def _make_shards(
@@ -170,17 +196,6 @@ def _refuse_other_recipe(recipe: Recipe, out: str) -> None:
             f"{out} holds a store made by another recipe: {describe_difference(made_by, recipe)}; "
             "choose another --out, or replace it with --force"
         )
-
-
-def _up_to_date(recipe: Recipe, out: str, plan: StorePlan) -> dict[str, Any] | None:
-    """store.json's value where nothing is left to do."""
-    try:
-        info = read_info(out)
-        if not storage.is_remote(out):
-            Store.open(out)
-    except DataError:
-        return None
-    return info if info["inputs_digest"] == plan.digest(recipe) else None
 
 
 @contextmanager

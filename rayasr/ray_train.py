@@ -67,7 +67,7 @@ def run_training(
     folder = Path(run).absolute()
     storage.make_folder(folder)
     with storage.Lease(folder), stop_on_signals(notes) as stop:
-        inputs = data.info["inputs_digest"]
+        inputs = data.training_digest
         prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         job = Job(
             recipe,

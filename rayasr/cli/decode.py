@@ -8,7 +8,9 @@ import typer
 from rayasr.cli.options import CorpusOption, DevicesOption, JsonOption
 
 if TYPE_CHECKING:
-    from rayasr.config import Mode
+    from rayasr.checkpoint import LoadedModel
+    from rayasr.config import Mode, Recipe
+    from rayasr.data.store import Store
     from rayasr.score import Unit
 
 ModelArgument = Annotated[
@@ -72,43 +74,33 @@ def decode(
 ) -> None:
     """Decode and score a split; several modes share one encoder pass.
 
+    Mode and CTC weight are first chosen on the store's dev split, where that was not done yet.
+
     Example: rayasr decode runs/demo --store runs/demo/store --split test --out runs/demo/test
     """
-    import json
-
     from rayasr.checkpoint import choose_device, load_model
-    from rayasr.config import with_corpora
-    from rayasr.data.store import Store
+    from rayasr.decode.recognizer import Decoding
     from rayasr.decode.split import decode_split, write_result
-    from rayasr.errors import ConfigError
 
-    if (store is None) == (not corpus):
-        raise ConfigError("decode needs one of --store STORE and --corpus DIR")
+    asked = None if mode is None else _modes(mode)
+    scoring = {} if unit is None else {"unit": _known_unit(unit)}
     loaded = load_model(run, choose_device(devices))
-    modes = _modes(mode, loaded.decoding["default_mode"])
-    decoding = _decoding(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
-    source: Any
-    if store is not None:
-        source = Store.open(store)
-        _check_features(source, loaded)
-    else:
-        source = with_corpora(loaded.recipe, corpus or [])
-    config = loaded.recipe.decode
-    if unit is not None:
-        config = config.model_copy(update={"unit": _known_unit(unit)})
+    changes = _changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    names = split.split(",")
+    source = _source(loaded, store, corpus, names)
+    needs_weight = ctc_weight is None and "attention_rescoring" in (asked or ())
+    if store is not None and names != ["dev"] and (asked is None or needs_weight):
+        loaded = _with_choice(loaded, source, run)
+    modes = asked or _modes(loaded.decoding["default_mode"])
+    decoding = Decoding.of(loaded, **changes)
+    config = loaded.recipe.decode.model_copy(update=scoring)
     splits = {
         name: decode_split(loaded, source, name, modes, out, decoding=decoding, config=config)
-        for name in split.split(",")
+        for name in names
     }
     default = loaded.decoding["default_mode"]
     result = write_result(out, default if default in modes else modes[0], splits)
-    if as_json:
-        typer.echo(json.dumps(result, ensure_ascii=False))
-        return
-    for name, by_mode in splits.items():
-        for found, counts in by_mode.items():
-            typer.echo(f"{name} {found} {_rate(counts)}")
-    typer.echo(f"{out / 'result.json'}; hypotheses and alignments beside it, by split and mode")
+    _print_result(result, out, as_json)
 
 
 def score(
@@ -170,17 +162,18 @@ def transcribe(
     import sys
 
     from rayasr.checkpoint import choose_device, load_model
-    from rayasr.decode.recognizer import Recognizer
+    from rayasr.decode.recognizer import Decoding, Recognizer
     from rayasr.decode.transcribe import transcribe as transcribe_files
     from rayasr.errors import ConfigError, DataError
 
     loaded = load_model(run, choose_device(devices))
-    modes = _modes(mode, loaded.decoding["default_mode"])
+    modes = _modes(mode or loaded.decoding["default_mode"])
     if len(modes) > 1:
         raise ConfigError("transcribe takes one --mode; `rayasr decode` compares several")
-    decoding = _decoding(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    changes = _changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    recognizer = Recognizer(loaded, Decoding.of(loaded, **changes))
     failed = 0
-    for found in transcribe_files(Recognizer(loaded, decoding), files, modes[0], loaded.recipe):
+    for found in transcribe_files(recognizer, files, modes[0], loaded.recipe):
         if found.error is not None:
             failed += 1
             print(f"rayasr: {found.error}", file=sys.stderr)
@@ -198,6 +191,56 @@ def transcribe(
         raise typer.Exit(DataError.exit_code)
 
 
+def _source(
+    loaded: "LoadedModel", store: Path | None, corpus: list[Path] | None, splits: list[str]
+) -> "Store | Recipe":
+    """A store that has the splits, or the model's recipe with other corpora.
+
+    Raises ConfigError for both or none of them, DataError for a store that does not fit.
+    """
+    from rayasr.config import with_corpora
+    from rayasr.data.store import Store
+    from rayasr.errors import ConfigError
+
+    if (store is None) == (not corpus):
+        raise ConfigError("decode needs one of --store STORE and --corpus DIR")
+    if store is None:
+        return with_corpora(loaded.recipe, corpus or [])
+    source = Store.open(store)
+    _check_features(source, loaded)
+    for name in splits:
+        source.split(name)
+    return source
+
+
+def _with_choice(loaded: "LoadedModel", store: Any, run: Path) -> "LoadedModel":
+    """The model with settings chosen on the store's dev split, unless they have been chosen."""
+    from rayasr.average import mirror_model
+    from rayasr.checkpoint import DECODING_FILE
+    from rayasr.decode.split import choose_and_keep
+    from rayasr.logs import note
+
+    if loaded.decoding["chosen_on"]:
+        return loaded
+    note("decoding settings are not chosen yet; choosing them on the store's dev split")
+    chosen = choose_and_keep(loaded, store, loaded.recipe.decode)
+    if loaded.path != run:  # a run's own model, not one that was copied to work with it
+        mirror_model(loaded.path, loaded.recipe, note, (DECODING_FILE,))
+    return chosen
+
+
+def _print_result(result: dict[str, Any], out: Path, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(result, ensure_ascii=False))
+        return
+    for name, by_mode in result["splits"].items():
+        for found, counts in by_mode.items():
+            typer.echo(f"{name} {found} {_rate(counts)}")
+    typer.echo(f"{out / 'result.json'}; hypotheses and alignments beside it, by split and mode")
+
+
 def _known_unit(unit: str) -> "Unit":
     """The unit of that name; raises ConfigError."""
     from rayasr.errors import ConfigError
@@ -208,27 +251,26 @@ def _known_unit(unit: str) -> "Unit":
     return unit
 
 
-def _modes(text: str | None, default: str) -> "list[Mode]":
+def _modes(text: str) -> "list[Mode]":
     """Modes named in an option, each once; raises ConfigError for one that is not known."""
     from rayasr.config import DECODE_MODES
     from rayasr.errors import ConfigError
 
-    names = list(dict.fromkeys((text or default).split(",")))
+    names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in DECODE_MODES:
             raise ConfigError(f"unknown mode '{name}'; the modes are {', '.join(DECODE_MODES)}")
     return names  # type: ignore[return-value]  # looked at one by one above
 
 
-def _decoding(
-    loaded: Any,
+def _changes(
+    loaded: "LoadedModel",
     chunk_size: int | None,
     left_chunks: int | None,
     beam_size: int | None,
     ctc_weight: float | None,
-) -> Any:
-    """The model's settings with those that were given; raises ConfigError."""
-    from rayasr.decode.recognizer import Decoding
+) -> dict[str, Any]:
+    """The search settings that were given; raises ConfigError for what the model cannot do."""
     from rayasr.errors import ConfigError
 
     if left_chunks is not None and chunk_size is None:
@@ -244,11 +286,10 @@ def _decoding(
         "beam_size": beam_size,
         "ctc_weight": ctc_weight,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
-    return Decoding.of(loaded, **changes)
+    return {name: value for name, value in given.items() if value is not None}
 
 
-def _check_features(store: Any, loaded: Any) -> None:
+def _check_features(store: "Store", loaded: "LoadedModel") -> None:
     """Raise DataError where a store's features are others than the model was trained on."""
     from rayasr.errors import DataError
 

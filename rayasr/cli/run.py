@@ -33,7 +33,7 @@ def run(
     overrides: SetOption = None,
     first: Annotated[
         str | None,
-        typer.Option("--from", metavar="STAGE", help="Run again from this stage on."),
+        typer.Option("--from", metavar="STAGE", help="Do this stage and all after it anew."),
     ] = None,
     last: Annotated[
         str, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
@@ -65,8 +65,8 @@ def run(
         last=last,
     )
     if dry_run:
-        for stage, reason in plan_stages(resolved, options):
-            typer.echo(f"{stage}: {reason}")
+        for planned in plan_stages(resolved, options):
+            typer.echo(f"{planned.stage}: {planned.reason}")
         return
     result = run_stages(resolved, options)
     if as_json:
@@ -76,6 +76,16 @@ def run(
 
 
 def _print_result(result: dict[str, Any], out: Path) -> None:
+    if result["splits"]:
+        _print_errors(result, out)
+        split = "test" if "test" in result["splits"] else next(iter(result["splits"]))
+        _print_transcripts(out / "decode" / split / result["default_mode"] / "utterances.jsonl")
+    else:
+        typer.echo("the corpus has training data alone: nothing was decoded")
+    typer.echo(f"\nNext: rayasr transcribe {out} FILE.wav")
+
+
+def _print_errors(result: dict[str, Any], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -97,9 +107,6 @@ def _print_result(result: dict[str, Any], out: Path) -> None:
             )
     Console().print(table)
     typer.echo("* the model's default mode, chosen on dev")
-    split = "test" if "test" in result["splits"] else next(iter(result["splits"]))
-    _print_transcripts(out / "decode" / split / result["default_mode"] / "utterances.jsonl")
-    typer.echo(f"\nNext: rayasr transcribe {out} FILE.wav")
 
 
 def _print_transcripts(utterances: Path, count: int = 3) -> None:

@@ -51,8 +51,11 @@ def train(
 
     seconds = parse_duration(max_time)
     settings = load_recipe(recipe, overrides or ())
+    from rayasr.pipeline import forget
     from rayasr.ray_train import run_training
 
+    if not dry_run:
+        forget(out, "train")
     result = run_training(
         settings,
         store,
@@ -87,5 +90,7 @@ def average(
     Example: rayasr average runs/digits --best 5
     """
     from rayasr.average import average_checkpoints  # late: --help never loads torch
+    from rayasr.pipeline import forget
 
+    forget(run, "average")
     typer.echo(average_checkpoints(run, best))

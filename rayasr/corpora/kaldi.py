@@ -60,12 +60,13 @@ def _read_split(
     has_speakers = (folder / "utt2spk").is_file()
     speakers = dict(read_pairs(folder / "utt2spk")) if has_speakers else {}
     audio, commands = _read_recordings(root, split, folder, listing, notes)
-    entries = _read_segments(folder, split, listing)
+    entries, bad_segments = _read_segments(folder)
     if entries is None:
         entries = [Entry(key, key, 0.0, None) for key in (*audio, *commands)]
     for entry in entries:
         path, size = audio.get(entry.recording, ("", None))
         text = texts.pop(entry.key, None)
+        speaker = speakers.get(entry.key) or entry.key
         if entry.recording in commands:
             reason, detail = "command_in_wav_scp", CONVERT
         elif size is None:
@@ -74,15 +75,16 @@ def _read_split(
         elif text is None:
             reason, detail = "missing_text", f"no line for it in {folder.name}/text"
         else:
-            speaker = speakers.get(entry.key) or entry.key
             times = entry.start_s, entry.end_s
             listing.utterances.append(
                 Utterance(entry.key, path, text, speaker, split, 0, *times, size)
             )
             continue
-        listing.rejects.append(Reject(entry.key, split, path, reason, detail))
-    refused = {item.key for item in listing.rejects if item.reason == "bad_segment"}
-    for key in texts.keys() - refused:
+        listing.rejects.append(Reject(entry.key, split, path, reason, detail, text, speaker))
+    for key, detail in bad_segments.items():
+        known = texts.pop(key, None), speakers.get(key) or key
+        listing.rejects.append(Reject(key, split, "", "bad_segment", detail, *known))
+    for key in texts:
         listing.rejects.append(Reject(key, split, "", "missing_audio", "only in text"))
     listing.rejects.sort(key=lambda item: item.key)
 
@@ -109,12 +111,13 @@ def _read_recordings(
     return audio, commands
 
 
-def _read_segments(folder: Path, split: str, listing: Listing) -> list[Entry] | None:
-    """The utterances of `segments`; None where there is no such file."""
+def _read_segments(folder: Path) -> tuple[list[Entry] | None, dict[str, str]]:
+    """The utterances of `segments`, None where there is no such file; and bad lines by key."""
     path = folder / "segments"
     if not path.is_file():
-        return None
+        return None, {}
     entries = []
+    bad: dict[str, str] = {}
     for line in read_lines(path):
         try:
             key, recording, start, end = line.split()
@@ -127,5 +130,5 @@ def _read_segments(folder: Path, split: str, listing: Listing) -> list[Entry] | 
         if good:
             entries.append(entry)
         else:
-            listing.rejects.append(Reject(key, split, "", "bad_segment", f"segments: '{line}'"))
-    return entries
+            bad[key] = f"segments: '{line}'"
+    return entries, bad

@@ -52,19 +52,20 @@ def _add(listing: Listing, path: Path, row: dict[str, Any], audio: str, size: in
     split = str(row.get("split") or split_of(path.stem))
     start_s, end_s = row["start_s"], row["end_s"]
     key = str(row.get("key") or key_of(audio, start_s if end_s is not None else 0.0))
+    speaker = str(row.get("speaker") or key)
+    text = None if row.get("text") is None else str(row["text"])
     if size is None:
-        reject = Reject(key, split, audio, "missing_audio", "no such file")
-    elif row.get("text") is None:
-        reject = Reject(key, split, audio, "missing_text", f"no text in {path.name}")
+        reason, detail = "missing_audio", "no such file"
+    elif text is None:
+        reason, detail = "missing_text", f"no text in {path.name}"
     elif not 0 <= start_s < (float("inf") if end_s is None else end_s):
-        reject = Reject(key, split, audio, "bad_segment", f"{start_s} to {end_s} s")
+        reason, detail = "bad_segment", f"{start_s} to {end_s} s"
     else:
-        text, speaker = str(row["text"]), str(row.get("speaker") or key)
         listing.utterances.append(
             Utterance(key, audio, text, speaker, split, 0, start_s, end_s, size)
         )
         return
-    listing.rejects.append(reject)
+    listing.rejects.append(Reject(key, split, audio, reason, detail, text, speaker))
 
 
 def split_of(stem: str) -> str:

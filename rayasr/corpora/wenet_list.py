@@ -37,20 +37,20 @@ def read(root: Path, found: dict[str, Path], notes: Callable[[str], None]) -> Li
         for row, (audio, size) in zip(rows, places, strict=True):
             key = str(row["key"])
             start_s, end_s = row["start"], row["end"]
+            speaker = str(row.get("speaker") or key)
+            text = None if row.get("txt") is None else str(row["txt"])
             if size is None:
-                reject = Reject(key, split, audio, "missing_audio", "no such file")
-            elif row.get("txt") is None:
-                reject = Reject(key, split, audio, "missing_text", f"no txt in {path.name}")
+                reason, detail = "missing_audio", "no such file"
+            elif text is None:
+                reason, detail = "missing_text", f"no txt in {path.name}"
             elif not 0 <= start_s < (float("inf") if end_s is None else end_s):
-                reject = Reject(key, split, audio, "bad_segment", f"{start_s} to {end_s} s")
+                reason, detail = "bad_segment", f"{start_s} to {end_s} s"
             else:
-                speaker = str(row.get("speaker") or key)
-                text = str(row["txt"])
                 listing.utterances.append(
                     Utterance(key, audio, text, speaker, split, 0, start_s, end_s, size)
                 )
                 continue
-            listing.rejects.append(reject)
+            listing.rejects.append(Reject(key, split, audio, reason, detail, text, speaker))
     return listing
 
 

@@ -22,7 +22,7 @@ from rayasr.data.audio import (
 )
 from rayasr.data.cmvn import CmvnStats
 from rayasr.data.fbank import Fbank, num_frames
-from rayasr.data.manifest import Reject, Utterance, reject
+from rayasr.data.manifest import Reject, Utterance, is_test, reject
 from rayasr.data.shard import Row, ShardSpec, ShardWriter, damaged_rows, read_summary
 from rayasr.errors import DataError
 
@@ -88,6 +88,7 @@ class Extractor:
 
     def __init__(self, recipe: Recipe, split: str) -> None:
         self._recipe = recipe
+        self._any_length = is_test(split)
         self._speeds = speeds_of(recipe, split)
         self._plain_speed = min(self._speeds, key=lambda speed: abs(speed - 1.0))
         self._dither = recipe.features.dither if split == "train" else 0.0
@@ -151,9 +152,14 @@ class Extractor:
         return [int(num_frames(length, features)) for length in lengths]
 
     def _check(self, num_samples: int, fewest_frames: int, min_frames: int) -> None:
-        """Raise AudioError where a recording is too short, too long, or too short for its text."""
+        """Raise AudioError where a recording is too short, too long, or too short for its text.
+
+        A test recording may have any length: it is a reject only where it has no frame at all.
+        """
         store = self._recipe.store
         seconds = num_samples / self._recipe.features.sample_rate
+        if self._any_length and fewest_frames >= 1:
+            return
         if seconds > store.max_seconds:
             limit = f"store.max_seconds is {store.max_seconds:g}"
             raise AudioError(f"{seconds:.2f} s long; {limit}", "too_long")

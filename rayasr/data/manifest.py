@@ -1,6 +1,7 @@
 """Utterances of one or several corpora, and what had to be left out of them with its reason."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 SPLITS = ("train", "dev", "test")
@@ -58,6 +59,13 @@ class Reject:
     reason: str
     """One of REJECT_REASONS."""
     detail: str = ""
+    text: str | None = None
+    """What is said, by which decoding counts a test utterance; None where nobody knows."""
+    speaker: str = ""
+
+    def normalized(self, rule: Callable[[str], str]) -> "Reject":
+        """The same with its text, where that is known, changed by a rule."""
+        return self if self.text is None else replace(self, text=rule(self.text))
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,19 @@ def check_manifest(manifest: Manifest) -> Manifest:
         if earlier is not utterance:
             detail = f"{manifest.audio_path(earlier)} in {earlier.split} has this key too"
             rejects.append(reject(utterance, "duplicate_key", detail))
-        elif utterance.split in ("train", "dev") and not utterance.text.strip():
+        elif not is_test(utterance.split) and not utterance.text.strip():
             rejects.append(reject(utterance, "empty_text"))
         else:
             kept.append(utterance)
     return Manifest(manifest.roots, tuple(kept), tuple(rejects))
 
 
+def is_test(split: str) -> bool:
+    """Whether a split is one whose errors are reported, from which nothing may be left out."""
+    return split not in ("train", "dev")
+
+
 def reject(utterance: Utterance, reason: str, detail: str = "") -> Reject:
     """The reject that takes the place of an utterance."""
-    return Reject(utterance.key, utterance.split, utterance.audio, reason, detail)
+    named = utterance.key, utterance.split, utterance.audio
+    return Reject(*named, reason, detail, utterance.text, utterance.speaker)

@@ -20,7 +20,7 @@ import pyarrow as pa
 from rayasr import storage
 from rayasr.config import Recipe
 from rayasr.data.cmvn import CmvnStats
-from rayasr.data.manifest import Reject, Utterance
+from rayasr.data.manifest import Reject, Utterance, is_test
 from rayasr.errors import DataError
 
 FORMAT_VERSION = 1
@@ -87,11 +87,18 @@ def shard_name(split: str, number: int, digest: str) -> str:
     return f"{readable}-{number:05d}-{digest}.arrow"
 
 
+def is_training_shard(name: str) -> bool:
+    """Whether a shard of that name is one of the splits that training reads."""
+    return not is_test(name.rsplit("-", 2)[0])
+
+
 def shard_digest(
     recipe: Recipe, split: str, utterances: Sequence[Utterance], min_frames: Sequence[int]
 ) -> str:
     """Sixteen hex digits over settings and inputs; no absolute folder, no time stamp."""
-    digest = hashlib.sha256(f"{FORMAT_VERSION} {recipe.store_digest} {split}".encode())
+    # Test shards of any length have another name than those made when they had a limit.
+    kind = f"{split} any length" if is_test(split) else split
+    digest = hashlib.sha256(f"{FORMAT_VERSION} {recipe.store_digest} {kind}".encode())
     for u, frames in zip(utterances, min_frames, strict=True):
         inputs = (u.key, u.audio, u.text, u.speaker, u.corpus, u.start_s, u.end_s, u.size, frames)
         digest.update(repr(inputs).encode())

@@ -11,7 +11,7 @@ import io
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,13 @@ from rayasr.data.audio import perturb_speed, perturbed_length
 from rayasr.data.cmvn import CmvnStats
 from rayasr.data.fbank import Fbank, num_frames
 from rayasr.data.manifest import Reject
-from rayasr.data.shard import FORMAT_VERSION, Shard, damaged_rows, read_summary
+from rayasr.data.shard import (
+    FORMAT_VERSION,
+    Shard,
+    damaged_rows,
+    is_training_shard,
+    read_summary,
+)
 from rayasr.errors import DataError
 from rayasr.tokenizer import Tokenizer, build_tokenizer
 
@@ -127,6 +133,12 @@ class Store:
     def cmvn(self) -> CmvnStats:
         """Statistics of the training split."""
         return CmvnStats.from_json(storage.read_json(self.path / "cmvn.json"))
+
+    @cached_property
+    def training_digest(self) -> str:
+        """Sixteen hex digits over what training reads; other test recordings leave it as it is."""
+        names = [shard["name"] for shard in self.info["shards"]]
+        return training_digest(self.info["store_digest"], self.tokenizer.units, names)
 
     @cached_property
     def rejects(self) -> tuple[Reject, ...]:
@@ -298,6 +310,17 @@ def info_digest(info: dict[str, Any]) -> str:
     """Digest of everything else in store.json."""
     rest = {key: value for key, value in info.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def training_digest(store_digest: str, units: Sequence[str], shards: Iterable[str]) -> str:
+    """`Store.training_digest` of a store with these settings, units and shards."""
+    return digest_of(store_digest, list(units), [n for n in shards if is_training_shard(n)])
+
+
+def digest_of(*parts: Any) -> str:
+    """Sixteen hex digits over values that JSON knows."""
+    text = json.dumps(parts, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def describe_difference(old: Recipe, new: Recipe) -> str:

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from itertools import groupby, pairwise
 from typing import Any
 
@@ -24,6 +25,7 @@ from rayasr.data.manifest import (
     Manifest,
     Reject,
     Utterance,
+    is_test,
     reject,
 )
 from rayasr.data.shard import (
@@ -34,7 +36,7 @@ from rayasr.data.shard import (
     shard_digest,
     shard_name,
 )
-from rayasr.data.store import INDEX_FIELDS, info_digest
+from rayasr.data.store import INDEX_FIELDS, digest_of, info_digest, training_digest
 from rayasr.errors import DataError
 from rayasr.text import normalize_text
 from rayasr.tokenizer import Tokenizer, build_tokenizer
@@ -61,9 +63,14 @@ class StorePlan:
 
     def digest(self, recipe: Recipe) -> str:
         """Sixteen hex digits over all that the finished store depends on."""
-        parts = [recipe.store_digest, self.tokenizer.units, [spec.name for spec in self.specs]]
-        text = json.dumps([*parts, sorted(map(repr, self.rejects))], ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        names = [spec.name for spec in self.specs]
+        rejects = sorted(map(repr, self.rejects))
+        return digest_of(recipe.store_digest, self.tokenizer.units, names, rejects)
+
+    def training_digest(self, recipe: Recipe) -> str:
+        """That of the store, before it is made."""
+        names = [spec.name for spec in self.specs]
+        return training_digest(recipe.store_digest, self.tokenizer.units, names)
 
 
 def plan_store(manifest: Manifest, recipe: Recipe) -> StorePlan:
@@ -72,11 +79,12 @@ def plan_store(manifest: Manifest, recipe: Recipe) -> StorePlan:
     A pure function of its arguments: the same shards on any machine. Raises DataError where no
     training text is left.
     """
-    rejects = list(manifest.rejects)
+    rule = partial(normalize_text, config=recipe.text)
+    rejects = [item.normalized(rule) for item in manifest.rejects]
     kept: list[Utterance] = []
     for original in manifest.utterances:
-        utterance = replace(original, text=normalize_text(original.text, recipe.text))
-        if not utterance.text and utterance.split in ("train", "dev"):
+        utterance = replace(original, text=rule(original.text))
+        if not utterance.text and not is_test(utterance.split):
             rejects.append(reject(utterance, "empty_text", "nothing is left after normalisation"))
         else:
             kept.append(utterance)
@@ -124,8 +132,8 @@ def _deal(
     for split, of_split in groupby(ordered, key=lambda u: u.split):
         for number, members in enumerate(_groups(of_split, recipe.store.shard_utterances)):
             subsampling = recipe.model.encoder.subsampling
-            checked = split in ("train", "dev")  # a test rejects nothing for its text
-            frames = [frames_for_ctc(units[u.key], subsampling) if checked else 0 for u in members]
+            free = is_test(split)  # a test rejects nothing for its text
+            frames = [0 if free else frames_for_ctc(units[u.key], subsampling) for u in members]
             digest = shard_digest(recipe, split, members, frames)
             name = shard_name(split, number, digest)
             yield ShardSpec(name, split, tuple(members), tuple(frames))
@@ -169,6 +177,13 @@ def remove_leftovers(folder: str, plan: StorePlan | None) -> None:
     planned = {spec.name for spec in plan.specs} if plan else set()
     for name in storage.list_names(folder):
         if SHARD_FILE.match(name) and name not in planned and (plan or name.startswith(".")):
+            storage.remove(storage.join(folder, name))
+
+
+def remove_shards(folder: str) -> None:
+    """Remove all shards, finished or not."""
+    for name in storage.list_names(folder):
+        if SHARD_FILE.match(name):
             storage.remove(storage.join(folder, name))
 
 

@@ -1,8 +1,9 @@
 """Decode a whole split, score it and leave the files; choose a model's decoding settings on dev."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import torch
 from torch import Tensor
 
 from rayasr import storage
-from rayasr.checkpoint import LoadedModel
+from rayasr.checkpoint import LoadedModel, save_decoding
 from rayasr.config import DECODE_MODES, DecodeConfig, Mode, Recipe
 from rayasr.corpora.read import read_corpora
 from rayasr.data.audio import AudioError, load_audio
 from rayasr.data.batch_plan import fixed_batches
 from rayasr.data.fbank import Fbank
-from rayasr.data.manifest import Manifest, Utterance
+from rayasr.data.manifest import Manifest, Reject, Utterance, is_test
 from rayasr.data.store import Store
 from rayasr.decode.recognizer import Decoded, Decoding, Hypothesis, Recognizer
 from rayasr.decode.rescoring import ScoredNbest
-from rayasr.errors import DataError
+from rayasr.errors import DataError, RayasrError
 from rayasr.logs import note, progress
 from rayasr.score import UNIT_RULES, Score, alignment_text, score_texts, write_text_file
 from rayasr.text import normalize_text, split_units
@@ -39,6 +40,7 @@ class Material:
 
     name: str
     keys: Sequence[str]
+    """Those that no batch names have no audio and get an empty hypothesis."""
     references: Mapping[str, str]
     speakers: Mapping[str, str]
     features: str
@@ -49,22 +51,17 @@ class Material:
 def from_store(store: Store, split: str, max_padded_frames: int) -> Material:
     """A split of a store, with the store's features; raises DataError for one it lacks."""
     columns = store.split(split)
-    names = columns.speaker_names
-    if rejected := sum(reject.split == split for reject in store.rejects):
-        note(f"{split}: {rejected} utterances were rejected when the store was made, not counted")
+    speakers = [columns.speaker_names[i] for i in columns.speakers]
 
     def batches() -> Rows:
         for rows in fixed_batches(columns.frames[:, 0], max_padded_frames):
             yield [(i, store.features(split, i)) for i in rows]
 
-    return Material(
-        split,
-        columns.keys,
-        dict(zip(columns.keys, columns.texts, strict=True)),
-        {k: names[s] for k, s in zip(columns.keys, columns.speakers, strict=True) if names[s]},
-        "float32 features" if store.info["payload"] == "pcm" else "the store's float16 features",
-        batches(),
+    known = list(zip(columns.keys, columns.texts, speakers, strict=True))
+    features = (
+        "float32 features" if store.info["payload"] == "pcm" else "the store's float16 features"
     )
+    return _material(split, known, store.rejects, features, batches())
 
 
 def from_corpora(recipe: Recipe, split: str, max_padded_frames: int) -> Material:
@@ -79,20 +76,48 @@ def from_corpora(recipe: Recipe, split: str, max_padded_frames: int) -> Material
     if not utterances:
         there = ", ".join(manifest.splits()) or "none"
         raise DataError(f"{manifest.roots[0]} has no split '{split}'; it has {there}")
-    if rejected := [reject for reject in manifest.rejects if reject.split == split]:
-        first = rejected[0]
-        note(
-            f"{split}: {len(rejected)} utterances cannot be decoded and are not counted, "
-            f"the first: {first.key} ({first.reason})"
-        )
+    rule = partial(normalize_text, config=recipe.text)
+    known = [(item.key, rule(item.text), item.speaker) for item in utterances]
+    rejects = [item.normalized(rule) for item in manifest.rejects]
+    batches = _corpus_batches(manifest, utterances, recipe, max_padded_frames)
+    return _material(split, known, rejects, "float32 features", batches)
+
+
+def _material(
+    split: str,
+    known: Sequence[tuple[str, str, str]],
+    rejects: Iterable[Reject],
+    features: str,
+    batches: Rows,
+) -> Material:
+    """The utterances that `batches` has features of (key, text, speaker), and a test's rejects.
+
+    Nothing leaves a test: what was rejected gets an empty hypothesis. Not counted are a second
+    recording under a key that is there, and what was said in a recording whose text is missing.
+    """
+    keys = {key for key, _, _ in known}
+    ours = [item for item in rejects if item.split == split and item.key not in keys]
+    counted = {item.key: item for item in ours if is_test(split) and item.text is not None}
+    left_out = {item.key: item for item in ours if item.key not in counted}
+    _say_rejected(split, counted, "all of their text counts as deletions")
+    hint = "; an older store lacks their texts, `rayasr data prepare` again keeps them"
+    _say_rejected(split, left_out, f"they are not counted{hint if is_test(split) else ''}")
+    rows = [*known, *((key, item.text or "", item.speaker) for key, item in counted.items())]
     return Material(
         split,
-        [item.key for item in utterances],
-        {item.key: normalize_text(item.text, recipe.text) for item in utterances},
-        {item.key: item.speaker for item in utterances if item.speaker},
-        "float32 features",
-        _corpus_batches(manifest, utterances, recipe, max_padded_frames),
+        [key for key, _, _ in rows],
+        {key: text for key, text, _ in rows},
+        {key: speaker for key, _, speaker in rows if speaker},
+        features,
+        batches,
     )
+
+
+def _say_rejected(split: str, rejects: Mapping[str, Reject], how: str) -> None:
+    if rejects:
+        first = next(iter(rejects.values()))
+        what = f"{len(rejects)} utterance(s) rejected, first {first.key} ({first.reason})"
+        note(f"{split}: {what}; {how}")
 
 
 def decode_split(
@@ -146,6 +171,20 @@ def write_result(
     result = {"default_mode": default_mode, "splits": splits}
     storage.write_json(storage.join(out, "result.json"), result)
     return result
+
+
+def choose_and_keep(loaded: LoadedModel, store: Store, config: DecodeConfig) -> LoadedModel:
+    """The model with the settings of `choose_decoding`, which its folder keeps if it can."""
+    chosen = choose_decoding(loaded, store, config)
+    if chosen["chosen_on"]:
+        weight = f"{chosen['default_mode']}, CTC weight {chosen['ctc_weight']:g} in rescoring"
+        note(f"chosen on {chosen['chosen_on']}: {weight}")
+    if chosen != loaded.decoding:
+        try:
+            save_decoding(loaded.path, chosen)
+        except RayasrError as error:
+            note(f"the choice is not kept: {error}")
+    return replace(loaded, decoding=chosen)
 
 
 def choose_decoding(

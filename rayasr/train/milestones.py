@@ -139,7 +139,7 @@ def save(training: Training) -> None:
             "position": position.to_json(),
             "validation": training.validation if validated else None,
             "recipe": setup.recipe.model_dump(mode="json"),
-            "inputs_digest": setup.store.info["inputs_digest"],
+            "training_digest": setup.store.training_digest,
             "num_parameters": setup.num_parameters,
             "train_hours": setup.train_hours,
             "audio_hours": position.audio_seconds / 3600,

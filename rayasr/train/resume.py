@@ -35,7 +35,7 @@ _FREE = (
 """Settings that may change between two parts of one training: each step keeps its utterances.
 
 Precision, compile and the number of threads change how its sums are rounded. What is in units.file
-is part of the store's inputs_digest, wherever the file lies.
+is part of the store's training_digest, wherever the file lies.
 """
 _BOUNDS = ("batch.max_padded_frames", "batch.max_utterances", "batch.max_padded_units")
 """What divides a step into micro-batches; without batch.frames_per_step also what ends a step."""
@@ -53,7 +53,7 @@ def prepare_resume(
 ) -> None:
     """Make the newest checkpoint of RUN the one that `--resume auto|never|PATH` asks for.
 
-    `inputs` is the inputs_digest of the store to be trained on. Nothing is deleted before what is
+    `inputs` is the training_digest of the store to be trained on. Nothing is deleted before what is
     asked for is there and fits; a dry run changes nothing. Raises CheckpointError for a PATH that
     is no checkpoint, and for a checkpoint of another recipe or of other data.
     """
@@ -99,7 +99,7 @@ def check_same_training(
             f"{path} was trained with another recipe ({listed}{more}); use the same recipe, "
             f"another --out, or {_START_OVER}"
         )
-    if state.get("inputs_digest", inputs) != inputs:  # before there was a digest: not known
+    if state.get("training_digest", inputs) != inputs:  # before there was a digest: not known
         raise CheckpointError(
             f"{path} was trained on other data than the store holds now; use the same corpus, "
             f"another --out, or {_START_OVER}"

@@ -81,7 +81,7 @@ def set_up(
     store.check_recipe(recipe)
     if not len(store.split("train")):
         raise DataError("the store has no training utterances; prepare it from another corpus")
-    inputs = store.info["inputs_digest"]
+    inputs = store.training_digest
     found = find_start(recipe, inputs, run, say) if world.is_first and not fresh else None
     checkpoint: Checkpoint | None = world.share(found)
     recipe = resolve(recipe, checkpoint)

@@ -53,7 +53,8 @@ def test_a_tiny_recipe_learns_and_leaves_every_file(run: Path) -> None:
 
 
 def test_a_second_run_skips_every_stage_and_says_why(run: Path, corpus: Path) -> None:
-    again = rayasr("run", RECIPE, "--corpus", corpus, "--out", run)
+    elsewhere = os.path.relpath(corpus)  # the same folder under another name
+    again = rayasr("run", RECIPE, "--corpus", elsewhere, "--out", run)
     assert again.stdout.count("said") == again.stdout.count("heard") == 3
     assert f"rayasr transcribe {run}" in again.stdout
     for stage in ("prepare", "train", "average", "decode", "export"):
@@ -66,6 +67,33 @@ def test_transcribe_and_decode_agree_with_the_texts(run: Path, corpus: Path) -> 
     texts = dict(line.split(maxsplit=1) for line in transcript.splitlines())
     lines = rayasr("transcribe", run, *wavs, "--json").stdout.splitlines()
     assert [json.loads(line)["text"] for line in lines] == [texts[wav.stem] for wav in wavs]
+
+
+def test_a_new_test_recording_is_decoded_and_nothing_trained(run: Path, corpus: Path) -> None:
+    text = "零一二"
+    broken = corpus / "data_aishell/wav/test/S0764/BAC009S0764W0999.wav"
+    broken.write_bytes(b"no recording")
+    with next(corpus.glob("data_aishell/transcript/*.txt")).open("a", encoding="utf-8") as file:
+        file.write(f"{broken.stem} {text}\n")
+    before = (run / "model/model.safetensors").stat().st_mtime_ns
+    again = rayasr("run", RECIPE, "--corpus", corpus, "--out", run)
+    assert "train: skipped, done" in again.stderr
+    assert "average: skipped, done" in again.stderr
+    assert (run / "model/model.safetensors").stat().st_mtime_ns == before
+    result = json.loads((run / "result.json").read_text())
+    assert result["splits"]["test"][result["default_mode"]]["del"] == len(text)
+
+
+def test_training_starts_over_only_where_it_is_asked_for(run: Path, corpus: Path) -> None:
+    command = ("run", RECIPE, "--corpus", corpus, "--out", run, "--workers", "0")
+    changes = ("--set", "optim.lr=0.004", "--set", "train.epochs=2")
+    steps = len((run / "metrics.jsonl").read_text().splitlines())
+    refused = rayasr(*command, *changes, code=5)
+    assert "optim.lr 0.005 there, 0.004 here" in refused.stderr
+    assert "--from train" in refused.stderr
+    rayasr(*command, *changes, "--from", "train", "--until", "average")
+    assert 0 < len((run / "metrics.jsonl").read_text().splitlines()) < steps
+    assert not (run / "stages.json").read_text().count("decode")
 
 
 def test_a_missing_corpus_is_one_sentence(tmp_path: Path) -> None:

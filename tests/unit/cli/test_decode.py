@@ -1,6 +1,7 @@
 """`rayasr decode`, `score` and `transcribe`: what they print, and their exit codes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from rayasr.checkpoint import save_model
+from rayasr.checkpoint import default_decoding, save_model
 from rayasr.cli import decode
+from rayasr.config import dump_recipe
 from rayasr.data.cmvn import CmvnStats
 from rayasr.errors import ConfigError, DataError
 from rayasr.model.u2 import build_model
@@ -98,6 +100,50 @@ def test_decode_from_store_and_corpus(model, corpus, tmp_path):
     assert by_corpus.stdout.startswith("test ctc_greedy_search CER ")
     assert "float32 features" in by_corpus.stderr
     assert "float16 features" in by_store.stderr
+
+
+@pytest.fixture
+def fresh(model, tmp_path) -> Path:
+    """A run whose decoding settings are not chosen yet, and whose recipe names a mirror."""
+    run = tmp_path / "fresh"
+    recipe = tiny_training_recipe(checkpoint__mirror=f"file://{tmp_path}/mirror")
+    shutil.copytree(model, run / "model")
+    (run / "model" / "recipe.yaml").write_text(dump_recipe(recipe))
+    (run / "model" / "decoding.json").write_text(json.dumps(default_decoding(recipe)))
+    return run
+
+
+def test_decode_chooses_on_dev_what_was_not_chosen(fresh, corpus, tmp_path):
+    store = make_store(tmp_path / "store", corpus, tiny_training_recipe())
+    command = ("decode", fresh, "--store", store.path, "--out", tmp_path / "out")
+    greedy = ("--mode", "ctc_greedy_search")
+    weighed = ("--mode", "attention_rescoring", "--ctc-weight", 0.3)
+    for options in (("--split", "dev"), greedy, weighed):
+        assert "chosen" not in run(*command, *options).stderr
+    with pytest.raises(DataError, match="no split 'eval'"):
+        run(*command, "--split", "test,eval")
+    assert json.loads((fresh / "model" / "decoding.json").read_text())["chosen_on"] is None
+    result = run(*command, "--json")
+    assert "not chosen yet; choosing them on the store's dev split" in result.stderr
+    chosen = json.loads((fresh / "model" / "decoding.json").read_text())
+    assert chosen["chosen_on"] == "dev"
+    assert json.loads(result.stdout)["default_mode"] == chosen["default_mode"]
+    assert json.loads((tmp_path / "mirror" / "model" / "decoding.json").read_text()) == chosen
+    assert "chosen" not in run(*command).stderr
+
+
+def test_decode_with_a_choice_that_cannot_be_kept(fresh, corpus, tmp_path, monkeypatch):
+    def full(*_):
+        raise DataError("no space left")
+
+    store = make_store(tmp_path / "store", corpus, tiny_training_recipe())
+    monkeypatch.setattr("rayasr.decode.split.save_decoding", full)
+    model = fresh / "model"
+    result = run(
+        "decode", model, "--store", store.path, "--out", tmp_path / "out", "--split", "test,dev"
+    )
+    assert "the choice is not kept: no space left" in result.stderr
+    assert not (tmp_path / "mirror").exists()
 
 
 @pytest.mark.parametrize(

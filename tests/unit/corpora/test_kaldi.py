@@ -64,6 +64,8 @@ def test_segments_are_parts_of_recordings(tmp_path):
         "e": "missing_audio",
         "f": "bad_segment",
     }
+    said = {item.key: (item.text, item.speaker) for item in manifest.rejects}
+    assert said == {"c": ("三", "s"), "d": ("四", "d"), "e": (None, "e"), "f": (None, "f")}
 
 
 def test_missing_audio_and_missing_text(tmp_path):
@@ -78,6 +80,7 @@ def test_missing_audio_and_missing_text(tmp_path):
         "only-audio": "missing_text",
         "gone": "missing_audio",
     }
+    assert [item.text for item in manifest.rejects if item.text] == ["二"]
 
 
 def test_a_command_is_rejected_and_never_run(tmp_path):

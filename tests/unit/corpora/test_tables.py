@@ -36,6 +36,10 @@ def test_csv_with_quotes_and_optional_columns(tmp_path):
         ("my_audio-b", "no", "bob", "test"),
     ]
     assert rejects(manifest) == {"my_audio-c": "empty_text", "my_audio-d": "missing_audio"}
+    assert [(item.text, item.speaker) for item in manifest.rejects] == [
+        ("gone", "bob"),
+        ("", "bob"),
+    ]
 
 
 def test_the_file_name_says_the_split(tmp_path):
@@ -95,6 +99,7 @@ def test_wenet_lists(tmp_path):
         ("b", "wav/a.wav", 0.5, 1.0),
     ]
     assert rejects(manifest) == {"c": "missing_audio", "d": "missing_text", "e": "bad_segment"}
+    assert [item.text for item in manifest.rejects] == ["三", None, "四"]
     assert read(tmp_path / "test" / "data.list").splits() == ("train",)
 
 

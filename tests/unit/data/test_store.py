@@ -109,6 +109,16 @@ def test_a_second_store_has_the_same_bytes(made: Path, corpus: Path, tmp_path: P
         assert (tmp_path / "store" / name).read_bytes() == (made / name).read_bytes()
 
 
+def test_other_test_recordings_are_the_same_training_data(made: Path, tmp_path: Path) -> None:
+    digests = [
+        make_store(
+            tmp_path / name, make_aishell_corpus(tmp_path / f"{name}_corpus", **counts), recipe()
+        ).training_digest
+        for name, counts in (("test", {"test": 5}), ("dev", {"dev": 5}))
+    ]
+    assert digests[0] == Store.open(made).training_digest != digests[1]
+
+
 def test_a_store_of_samples_gives_features_at_any_speed(corpus: Path, tmp_path: Path) -> None:
     pcm = recipe(store={"payload": "pcm"})
     store = make_store(tmp_path, corpus, pcm)

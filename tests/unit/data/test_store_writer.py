@@ -1,16 +1,18 @@
 """What goes into which shard, what is rejected, and what is never lost."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from rayasr.config import Recipe
 from rayasr.data.extraction import ExtractionSettings, make_shard
-from rayasr.data.manifest import Manifest, Utterance
+from rayasr.data.manifest import Manifest, Reject, Utterance
 from rayasr.data.shard import read_summary
 from rayasr.data.store_writer import (
     StorePlan,
@@ -162,6 +164,40 @@ def test_recordings_that_cannot_be_used_become_rejects_with_reasons(
     assert kept == ["good", "hasty_test"]
 
 
+@pytest.mark.usefixtures("bad_corpus")
+def test_a_test_recording_of_any_length_is_kept_and_a_reject_keeps_its_text(
+    tmp_path: Path,
+) -> None:
+    write_wav(tmp_path / "tiny.wav", 0.0125)  # less than one window
+    keys = "good long short silent tiny gone".split()  # noqa: SIM905
+    tests = [utterance(key, "一。", "test", speaker=f"of {key}") for key in keys]
+    settings = recipe(max_seconds=2.0, shard_utterances=20)
+    plan = plan_store(manifest(utterance("train"), *tests, root=str(tmp_path)), settings)
+    for spec in plan.specs:
+        make_shard(spec, ExtractionSettings(settings, plan.roots, str(tmp_path)))
+    shard = list(finished_shards(str(tmp_path), plan).values())[1]
+    assert shard.table["key"].to_pylist() == ["good", "long", "short"]
+    assert [(item.key, item.reason, item.text, item.speaker) for item in shard.rejects] == [
+        ("gone", "missing_audio", "一", "of gone"),
+        ("silent", "silent", "一", "of silent"),
+        ("tiny", "too_short", "一", "of tiny"),
+    ]
+    table = pq.read_table(io.BytesIO(write_rejects(str(tmp_path), shard.rejects)))
+    assert [Reject(**row) for row in table.to_pylist()] == list(shard.rejects)
+
+
+def test_texts_of_rejects_are_normalised_and_part_of_the_digest() -> None:
+    def plan(text: str | None) -> StorePlan:
+        gone = Reject("gone", "test", "gone.wav", "missing_audio", "", text)
+        return plan_store(Manifest(("/",), (utterance("a"),), (gone,)), recipe())
+
+    assert plan("二。").rejects[0].text == "二"
+    assert plan(None).rejects[0].text is None
+    assert (
+        plan("二。").digest(recipe()) == plan("二").digest(recipe()) != plan("三").digest(recipe())
+    )
+
+
 def test_too_many_rejects_stop_with_the_table_kept(bad_corpus: Manifest, tmp_path: Path) -> None:
     plan = plan_store(bad_corpus, recipe())
     rejects = list(plan.rejects)
@@ -232,6 +268,4 @@ def test_a_full_or_read_only_folder_is_named(tmp_path: Path) -> None:
 
 
 def _reject(key: str, reason: str) -> Any:
-    from rayasr.data.manifest import Reject
-
     return Reject(key, "train", f"{key}.wav", reason)

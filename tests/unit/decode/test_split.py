@@ -1,11 +1,14 @@
 """rayasr/decode/split.py: whole splits, their files, and what is chosen on dev."""
 
+import hashlib
 import json
 from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from rayasr.config import CorpusConfig
+from rayasr.data.store import Store, info_digest, read_info
 from rayasr.decode.recognizer import Decoding, Recognizer
 from rayasr.decode.split import (
     choose_decoding,
@@ -16,7 +19,8 @@ from rayasr.decode.split import (
 )
 from rayasr.errors import DataError
 from rayasr.score import read_text_file, score_files
-from tests.factories import make_aishell_corpus, make_store
+from rayasr.storage import write_json
+from tests.factories import make_aishell_corpus, make_store, write_wav
 
 MODES = ["ctc_greedy_search", "attention_rescoring"]
 
@@ -89,6 +93,70 @@ def test_an_unreadable_test_recording_is_all_deletions(tiny, tmp_path, capsys):
     assert result[MODES[0]]["reference_units"] == sum(map(len, texts.values()))
     assert read_text_file(folder / "hyp")[broken.stem] == ""
     assert f"{broken.stem}: " in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def bad_corpus(tmp_path_factory):
+    """Test recordings that cannot be used, and one longer than a training recording may be."""
+    corpus = make_aishell_corpus(tmp_path_factory.mktemp("bad"), rate=8000, test=5)
+    unreadable, empty, silent, long, _ = sorted(corpus.glob("data_aishell/wav/test/*/*.wav"))
+    unreadable.write_bytes(b"RIFFnothing")
+    empty.write_bytes(b"")
+    write_wav(silent, 0.0125, 8000)  # less than one window
+    write_wav(long, 3.0, 8000)
+    return corpus
+
+
+def test_nothing_leaves_a_test_split(tiny, bad_corpus, tmp_path, capsys):
+    recipe = tiny.recipe.model_copy(
+        update={
+            "corpora": (CorpusConfig(path=str(bad_corpus)),),
+            "store": tiny.recipe.store.model_copy(update={"max_seconds": 2.0}),
+        }
+    )
+    store = make_store(tmp_path / "store", bad_corpus, recipe)
+    assert sorted(item.reason for item in store.rejects) == [
+        "empty_audio",
+        "too_short",
+        "unreadable",
+    ]
+    found = [
+        decode_split(tiny, source, "test", MODES[:1], tmp_path / name)[MODES[0]]
+        for name, source in (("a", store), ("b", recipe))
+    ]
+    assert "3 utterance(s) rejected, first BAC009S0764W0121 (" in (err := capsys.readouterr().err)
+    assert "all of their text counts as deletions" in err
+    folders = [tmp_path / name / "test" / MODES[0] for name in "ab"]
+    references, hypotheses = ([read_text_file(f / x) for f in folders] for x in ("ref", "hyp"))
+    assert references[0] == references[1]
+    assert len(references[0]) == 5
+    assert found[0]["reference_units"] == found[1]["reference_units"]
+    for texts in hypotheses:
+        assert [key for key in sorted(texts) if not texts[key]][:3] == sorted(texts)[:3]
+    assert all(row["speaker"].startswith("S076") for row in read_rows(folders[0]))
+
+
+def test_rejects_without_texts_are_left_out_and_named(tiny, bad_corpus, tmp_path, capsys):
+    store = make_store(tmp_path / "store", bad_corpus, tiny.recipe)
+    rejects = store.path / "rejects.parquet"  # as stores made before texts were kept have it
+    pq.write_table(pq.read_table(rejects).drop_columns(["text", "speaker"]), rejects)
+    info = read_info(store.path)
+    info["files"]["rejects.parquet"] = hashlib.sha256(rejects.read_bytes()).hexdigest()
+    info["digest"] = info_digest(info)
+    write_json(store.path / "store.json", info)
+    decode_split(tiny, Store.open(store.path), "test", MODES[:1], tmp_path)
+    assert "3 utterance(s) rejected" in (err := capsys.readouterr().err)
+    assert "not counted; an older store lacks their texts, `rayasr data prepare` again" in err
+    assert len(read_rows(tmp_path / "test" / MODES[0])) == 2
+
+
+def test_a_dev_split_leaves_out_what_was_rejected(tiny, tmp_path, capsys):
+    corpus = make_aishell_corpus(tmp_path / "corpus", rate=8000)
+    next(corpus.glob("data_aishell/wav/dev/*/*.wav")).write_bytes(b"")
+    store = make_store(tmp_path / "store", corpus, tiny.recipe)
+    assert choose_decoding(tiny, store, tiny.recipe.decode)["chosen_on"] == "dev"
+    assert "dev: 1 utterance(s) rejected" in (err := capsys.readouterr().err)
+    assert err.rstrip().endswith("not counted")
 
 
 def test_unknown_units_of_a_reference_are_errors(tiny, tmp_path):

@@ -18,7 +18,7 @@ INPUTS = "0123456789abcdef"
 
 
 def save(run: Path, step: int, recipe: Recipe = RECIPE, inputs: str = INPUTS) -> Checkpoint:
-    state = {"step": step, "recipe": recipe.model_dump(mode="json"), "inputs_digest": inputs}
+    state = {"step": step, "recipe": recipe.model_dump(mode="json"), "training_digest": inputs}
     return save_checkpoint(run, step, {"w": torch.full((2,), float(step))}, {}, state)
 
 
