@@ -8,14 +8,18 @@ here. The engine is left running, for `rayasr launch --on docker`; `--stop` ends
 """
 
 import argparse
+import functools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from launcher.docker_cli import DockerCli
@@ -25,6 +29,8 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", ".dockerignore")
 FOLDERS = ("rayasr", "launcher", "docker")
 BASE = "debian-python:bookworm"
+PORT = 3141
+"""Where the wheels are served; always the same, as Docker builds anew where an argument differs."""
 ENGINE = (
     *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
     *("--ip-masq=false", "--storage-driver=overlay2"),
@@ -48,8 +54,10 @@ def main() -> None:
     timed("install", install)
     timed("start the engine", lambda: start_engine(docker, folder))
     timed("make the base", lambda: make_base(docker, folder))
-    timed("fetch wheels", lambda: fetch_wheels(copy))
-    timed("build", lambda: build(docker, copy))
+    timed("copy the checkout", lambda: copy_checkout(copy))
+    timed("fetch wheels", lambda: fetch_wheels(copy, folder / "wheels"))
+    with serving(folder / "wheels"):
+        timed("build", lambda: build(docker, copy))
     timed("build again", lambda: build(docker, copy))
     with (copy / "launcher" / "cli.py").open("a") as code:
         code.write(f"# {time.time()}\n")
@@ -117,24 +125,38 @@ def make_base(docker: DockerCli, folder: Path) -> None:
         sys.exit("tar failed")
 
 
-def fetch_wheels(copy: Path) -> None:
-    """Copy what the image needs, so that the checkout stays as it is; and get all wheels."""
+def copy_checkout(copy: Path) -> None:
+    """Copy what the image needs, so that the checkout stays as it is."""
+    shutil.rmtree(copy, ignore_errors=True)
+    copy.mkdir()
     for name in NEEDED:
-        copy.mkdir(exist_ok=True)
         shutil.copy2(CHECKOUT / name, copy / name)
     for name in FOLDERS:
         ignore = shutil.ignore_patterns("__pycache__", "*.whl")
-        shutil.copytree(CHECKOUT / name, copy / name, ignore=ignore, dirs_exist_ok=True)
+        shutil.copytree(CHECKOUT / name, copy / name, ignore=ignore)
+
+
+def fetch_wheels(copy: Path, wheels: Path) -> None:
+    """Get the wheels of everything that the image needs."""
     project = tomllib.loads((copy / "pyproject.toml").read_text())["project"]
-    local = copy / "docker" / "local"
-    pip = ("-m", "pip", "download", "--quiet", "--dest", str(local), "--find-links", str(local))
+    pip = ("-m", "pip", "download", "--quiet", "--dest", str(wheels), "--find-links", str(wheels))
     constraints = ("--constraint", str(copy / "constraints.txt"))
     command(sys.executable, *pip, *constraints, *project["dependencies"], "setuptools>=75")
 
 
+@contextmanager
+def serving(wheels: Path) -> Iterator[None]:
+    """Serve the wheels on loopback: in the build's folder each build would send them all."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=wheels)
+    with ThreadingHTTPServer(("127.0.0.1", PORT), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
 def build(docker: DockerCli, copy: Path) -> None:
-    """Build the image from wheels; apt alone is let out, for pip itself."""
-    arguments = ("PIP_NO_INDEX=1",)
+    """Build the image from the wheels; apt alone is let out, for pip itself."""
+    arguments = ("PIP_NO_INDEX=1", f"PIP_FIND_LINKS=http://127.0.0.1:{PORT}")
     options = BuildOptions(base=BASE, build_args=arguments, network="host")
     build_image(docker, copy, options)
 

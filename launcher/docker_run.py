@@ -141,6 +141,7 @@ def _wait(
         elif stops:
             stops.append(docker.start("kill", *job.names))
         else:
+            deadline = None  # the grace of a stop counts instead
             stops.append(_stop(docker, job))
     for stop in stops:
         stop.communicate()

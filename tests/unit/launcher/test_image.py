@@ -62,7 +62,7 @@ def test_the_dockerfile_has_what_the_build_names() -> None:
     for label in ("torch", "cuda", "arch_list", "version"):
         assert f'rayasr.{label}="${{{label.upper()}}}"' in text
     assert "AS build\n" in text
-    assert text.rstrip().endswith('ENTRYPOINT ["train"]')
+    assert '\nENTRYPOINT ["train"]\n' in text
 
 
 def test_the_engine_is_sent_what_the_dockerfile_copies() -> None:
