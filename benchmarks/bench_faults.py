@@ -8,9 +8,7 @@ undisturbed one's. Prints a Markdown table.
 """
 
 import argparse
-import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,7 +28,7 @@ TRAIN = [
     *("--set", "train.validate_every_epochs=4", "--set", "optim.warmup_steps=20"),
     *("--set", "checkpoint.every_steps=10", "--set", "train.log_every_steps=5"),
 ]
-AT = "log:step 40/"
+AT = "log:epoch 2: loss"
 
 
 @dataclass
@@ -54,8 +52,8 @@ class Row:
 class Bench:
     """The undisturbed run, and what is measured against it."""
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    def __init__(self, place: Place, logs: Path | None) -> None:
+        self.place, self.logs = place, logs
         self.data = place.shared / "data"
 
     def train(self, name: str, *faults: str, recipe: str = RECIPE, **fields: Any) -> Outcome:
@@ -68,6 +66,7 @@ class Bench:
 
     def row(self, name: str, fault: str, how: str, *outcomes: Outcome) -> Row:
         """What the jobs of a row did; the fault struck in the first."""
+        self.keep(name, outcomes)
         first = outcomes[0]
         struck = self.place.note_time(": fault ")
         ended = first.log[-1][0] if first.log else None
@@ -83,6 +82,15 @@ class Bench:
         row.repeated = str(steps)
         row.model = self.difference(name)
         return row
+
+    def keep(self, name: str, outcomes: tuple[Outcome, ...]) -> None:
+        """All lines of a row's jobs, and what the emulator did, for a look."""
+        if self.logs is None:
+            return
+        self.logs.mkdir(parents=True, exist_ok=True)
+        lines = [*self.place.notes, *(line for outcome in outcomes for line in outcome.log)]
+        text = "\n".join(f"{when:.2f} {line}" for when, line in sorted(lines))
+        (self.logs / f"{name.replace('/', '-')}.log").write_text(text)
 
     def steps(self, outcomes: tuple[Outcome, ...]) -> tuple[int, float | None]:
         """Steps done twice (by the log), and when the first one after the fault was logged."""
@@ -143,7 +151,7 @@ def full_disk(bench: Bench) -> Row:
         path = f"{DATA}/small/run"
         how = f"full-disk:{disk}@{AT}"
         outcome = bench.train("full", how, run=path)
-        return bench.row("small/run", "full disk", "full-disk:RUN@log:step 40/", outcome)
+        return bench.row("small/run", "full disk", f"full-disk:RUN@{AT}", outcome)
 
 
 @contextmanager
@@ -195,7 +203,7 @@ def main() -> None:
         data = place.shared / "data"
         store = ("--corpus", str(arguments.corpus), "--out", str(data / "store"))
         rayasr("data", "prepare", RECIPE, *store)
-        bench = Bench(place)
+        bench = Bench(place, arguments.keep)
         calm = bench.train("calm")
         print(f"undisturbed: exit code {calm.code}, {calm.seconds:.0f} s", flush=True)
         print(
@@ -206,22 +214,6 @@ def main() -> None:
         for row in arguments.only:
             place.notes.clear()
             print(ROWS[row](bench).markdown(), flush=True)
-            if arguments.keep:
-                keep(place, arguments.keep, row)
-
-
-def keep(place: Place, folder: Path, row: str) -> None:
-    """The emulator's notes and the job's lines, for a look."""
-    folder.mkdir(parents=True, exist_ok=True)
-    last = json.loads(
-        rayasr("jobs", "status", "last", "--json", "--endpoint-url", place.emulator.url).stdout
-        or "{}"
-    )
-    lines = [
-        f"{when:.2f} {line}" for when, line in (*place.notes, *place.log(last.get("name", "?")))
-    ]
-    (folder / f"{row}.log").write_text("\n".join(sorted(lines)))
-    shutil.rmtree(place.shared / "data" / row, ignore_errors=True)
 
 
 if __name__ == "__main__":
