@@ -14,7 +14,7 @@ from rayasr.errors import ConfigError, LaunchError
 DOCKERFILE = "docker/Dockerfile"
 DEFAULT_IMAGE = "rayasr"
 """The image of `image build` and `--on docker` where no other is named."""
-DEPENDENCIES = "rayasr:dependencies"
+DEPENDENCIES = "rayasr-dependencies"
 """Tag of the stage that holds what we depend on; it keeps that stage from being pruned."""
 TORCH_FACTS = "/opt/rayasr/torch.json"
 

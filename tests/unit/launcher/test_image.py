@@ -48,8 +48,8 @@ def test_labels_say_what_torch_was_built_for(tmp_path: Path, checkout: Path) -> 
     dependencies, facts, image = fake.calls
     common = ["build", "--file", "docker/Dockerfile", "--platform", "linux/amd64"]
     common += ["--network", "host", "--build-arg", "BASE=debian", "--build-arg", "PIP_NO_INDEX=1"]
-    assert dependencies == [*common, "--target", "build", "--tag", "rayasr:dependencies", "."]
-    assert facts[-2:] == ["rayasr:dependencies", "/opt/rayasr/torch.json"]
+    assert dependencies == [*common, "--target", "build", "--tag", "rayasr-dependencies", "."]
+    assert facts[-2:] == ["rayasr-dependencies", "/opt/rayasr/torch.json"]
     labels = ["TORCH=2.13.0+cu126", "CUDA=12.6", "ARCH_LIST=sm_70 sm_80", "VERSION=1.2"]
     flags = [part for label in labels for part in ("--build-arg", label)]
     assert image == [*common, *flags, "--tag", "asr:1", "."]
