@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import yaml
 
-from launcher.emulator.contract import FileSystem
+from launcher.contract import FileSystem
 from launcher.emulator.options import Options
 from launcher.emulator.server import Emulator, run_emulator
 from launcher.spec import JobSpec

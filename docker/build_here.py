@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from launcher.docker_cli import DockerCli
-from launcher.image import DEFAULT_IMAGE, BuildOptions, build_image, check_image, image_layers
+from launcher.docker.commands import DockerCli
+from launcher.docker.image import DEFAULT_IMAGE, BuildOptions, build_image, check_image, image_layers
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", ".dockerignore")

@@ -10,11 +10,11 @@ from rayasr.errors import ConfigError
 
 BACKENDS = {
     "local": "launcher.local:LocalBackend",
-    "docker": "launcher.docker:DockerBackend",
+    "docker": "launcher.docker.backend:DockerBackend",
 }
 """Name → module and class, loaded when asked for; these run a job while one waits.
 
-SageMaker's jobs outlive the command that starts them: `launcher.sagemaker` has its own steps.
+SageMaker's jobs outlive the command that starts them: `launcher.aws.sagemaker` has its own steps.
 """
 
 

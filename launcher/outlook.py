@@ -10,7 +10,7 @@ from pathlib import Path
 
 from launcher.cloud_plan import CloudPlan
 from launcher.plan import TRAINING_VERBS, fill
-from launcher.preflight_recipe import recipe_of
+from launcher.preflight.recipe import recipe_of
 from launcher.prices import Estimate, Throughput, forecast, read_throughput
 from launcher.spec import JobSpec
 

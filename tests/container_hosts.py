@@ -59,9 +59,9 @@ while verb in ("train", "deaf") and not (root / "enough").exists():
 """
 HOST = """
 import json, os, sys
-from launcher.container import run_host
-from launcher.host import Settings
-from launcher.host_link import LinkTimes
+from launcher.host.main import run_host
+from launcher.host.host import Settings
+from launcher.host.link import LinkTimes
 given = json.loads(os.environ.pop("TEST_SETTINGS"))
 program = (sys.executable, "-S", "-c")
 settings = Settings(

@@ -13,9 +13,9 @@ from moto import mock_aws
 from moto.fsx.models import FileSystem
 
 from launcher.cloud_plan import CloudPlan
-from launcher.facts import gather_facts
-from launcher.findings import Finding
-from launcher.preflight import check
+from launcher.preflight.check import check
+from launcher.preflight.findings import Finding
+from launcher.preflight.gather import gather_facts
 from tests.cloud_jobs import REGION
 from tests.sound_job import BUCKET, LABELS, sound_plan
 

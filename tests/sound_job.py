@@ -4,7 +4,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from launcher.account import (
+from launcher.cloud_plan import CloudPlan
+from launcher.preflight.check import check, has_errors
+from launcher.preflight.facts import (
     Bucket,
     Facts,
     FileSystem,
@@ -15,9 +17,7 @@ from launcher.account import (
     SecurityGroup,
     Subnet,
 )
-from launcher.cloud_plan import CloudPlan
-from launcher.findings import Severity
-from launcher.preflight import check, has_errors
+from launcher.preflight.findings import Severity
 from tests.cloud_jobs import FILE_SYSTEM, REGION, cloud_job, cloud_plan
 
 RECIPE = Path(__file__).parents[1] / "configs" / "aishell_u2pp_conformer.yaml"

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from launcher.emulator.contract import FileSystem
+from launcher.aws.request_check import request_problems
+from launcher.contract import FileSystem
 from launcher.emulator.job import Job
 from launcher.emulator.jobs import Jobs
 from launcher.emulator.logs import GROUP, LogStore
 from launcher.emulator.wire import ApiError
-from launcher.request_check import request_problems
 
 _LIST_LIMIT = 10
 _MODELS = {

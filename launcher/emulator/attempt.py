@@ -9,8 +9,8 @@ from pathlib import Path
 from queue import Empty, Queue
 from typing import Literal, Protocol
 
+from launcher.contract import Host
 from launcher.emulator.containers import Cluster, Container, Task
-from launcher.emulator.contract import Host
 from launcher.emulator.faults import Fault, Faults
 
 Cause = Literal["stop", "limit", "spot"]

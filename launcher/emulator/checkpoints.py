@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from launcher.emulator.contract import Host
-from launcher.emulator.objects import ObjectStore, TransferError, split_url
+from launcher.contract import Host, TransferError
+from launcher.emulator.objects import ObjectStore, split_url
 
 Signature = tuple[int, int]  # size, time of change
 

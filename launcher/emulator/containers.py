@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from launcher.contract import Host
 from launcher.emulator import processes
-from launcher.emulator.contract import Host
 
-PROGRAM = (sys.executable, "-m", "launcher.container", "train")
+PROGRAM = (sys.executable, "-m", "launcher.host.main", "train")
 """What a host runs where there is no image: the entry point of this checkout."""
 INHERITED = (
     *("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH"),

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from launcher.docker_cli import DockerCli
-from launcher.docker_run import Bind
+from launcher.contract import Host
+from launcher.docker.commands import DockerCli
+from launcher.docker.run import Bind
 from launcher.emulator.containers import Cluster, Container, Task
-from launcher.emulator.contract import Host
 from rayasr.errors import LaunchError
 
 _SHARED_MEMORY = "2g"

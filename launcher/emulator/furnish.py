@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 
-from launcher.account import EcrAddress
-from launcher.aws import REHEARSAL_REGION, Aws, aws_errors
+from launcher.aws.session import REHEARSAL_REGION, Aws, aws_errors
 from launcher.cloud_spec import SageMakerSpec
 from launcher.emulator.objects import split_url
+from launcher.preflight.facts import EcrAddress
 from launcher.spec import JobSpec
 
 _TRUST = {

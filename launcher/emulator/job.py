@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
+from launcher import contract
 from launcher.cloud_spec import DAY_S
-from launcher.emulator import contract
+from launcher.contract import FileSystem, Host, TransferError
 from launcher.emulator.attempt import Attempt, Cause, Conditions, Event, StopAsked
 from launcher.emulator.checkpoints import CheckpointMirror
 from launcher.emulator.containers import Runner, Task
-from launcher.emulator.contract import FileSystem, Host
 from launcher.emulator.faults import Faults
 from launcher.emulator.logs import LogStore, LogStream
 from launcher.emulator.machines import Machines
-from launcher.emulator.objects import ObjectStore, TransferError
+from launcher.emulator.objects import ObjectStore
 from launcher.emulator.record import JobRecord
 from launcher.emulator.staging import stage_inputs, upload_results
 from rayasr.errors import LaunchError

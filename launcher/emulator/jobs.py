@@ -4,8 +4,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from launcher.contract import TransferError
 from launcher.emulator.job import Job, Site
-from launcher.emulator.objects import TransferError
 from launcher.emulator.record import JobRecord
 from launcher.emulator.rules import request_conflicts
 from launcher.emulator.wire import ApiError

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launcher.contract import Host
 from launcher.emulator import processes
 from launcher.emulator.containers import INHERITED, PROGRAM, Cluster, Container, Task
-from launcher.emulator.contract import Host
 from rayasr.errors import LaunchError
 
 _ML = Path("/opt/ml")  # an empty folder outside; each host sees its own there

@@ -11,12 +11,10 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from launcher.contract import TransferError
+
 TEST_KEY = "testing"
 """Access key and secret that moto takes, and everybody knows."""
-
-
-class TransferError(Exception):
-    """Objects could not be copied; the message says which and why."""
 
 
 class ObjectStore:

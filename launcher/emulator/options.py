@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.contract import FileSystem
 from launcher.emulator.attempt import MAX_FILL_BYTES
 from launcher.emulator.containers import PROGRAM
-from launcher.emulator.contract import FileSystem
 from launcher.emulator.faults import Fault
 from launcher.spec import JobSpec
 from rayasr.errors import ConfigError

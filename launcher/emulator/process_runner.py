@@ -4,9 +4,9 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launcher.contract import Host
 from launcher.emulator import processes
 from launcher.emulator.containers import INHERITED, PROGRAM, Cluster, Container, Task
-from launcher.emulator.contract import Host
 from rayasr.errors import LaunchError
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from werkzeug.serving import make_server
 
-from launcher.aws import REHEARSAL_REGION
+from launcher.aws.session import REHEARSAL_REGION
 from launcher.emulator.api import Api
 from launcher.emulator.containers import Runner
 from launcher.emulator.docker_runner import DockerRunner

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launcher.emulator.contract import Host, channels_of, write_contract
-from launcher.emulator.objects import ObjectStore, TransferError, split_url
+from launcher.contract import Host, TransferError, channels_of, write_contract
+from launcher.emulator.objects import ObjectStore, split_url
 
 
 def stage_inputs(

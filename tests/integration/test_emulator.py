@@ -15,14 +15,14 @@ from typing import Any
 import boto3
 import pytest
 
+from launcher.contract import FileSystem
 from launcher.emulator import processes
-from launcher.emulator.contract import FileSystem
 from launcher.emulator.faults import parse_fault
 from tests.rehearsal import LEAVE_WHEN_ASKED, WAIT, Rehearsal, fsx_channel, rehearse, request
 
 SYSTEM = "fs-0123456789"
 VPC = {"VpcConfig": {"Subnets": ["subnet-1"], "SecurityGroupIds": ["sg-1"]}}
-CLI = "import typer, launcher.cli_emulator as c; a = typer.Typer(); c.register(a); a()"
+CLI = "import typer, launcher.cli.emulator as c; a = typer.Typer(); c.register(a); a()"
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="namespaces need root")
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from launcher.aws import Aws
+from launcher.aws.session import Aws
 from launcher.cloud_plan import make_cloud_plan
-from launcher.emulator.contract import FileSystem
+from launcher.contract import FileSystem
 from launcher.emulator.furnish import region_of
-from launcher.facts import find_mount_names, gather_facts
-from launcher.preflight import check
+from launcher.preflight.check import check
+from launcher.preflight.gather import find_mount_names, gather_facts
 from launcher.spec import JobSpec
 from tests.cloud_jobs import FILE_SYSTEM, STAMP, TOKEN, cloud_job
 from tests.rehearsal import Rehearsal, rehearse

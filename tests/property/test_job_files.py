@@ -10,10 +10,10 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from launcher.aws.request import training_job_request
+from launcher.aws.request_check import request_problems
 from launcher.cloud_plan import CloudPlan
 from launcher.job_file import JobFile
-from launcher.request_check import request_problems
-from launcher.sagemaker_request import training_job_request
 from launcher.spec import load_spec
 from rayasr.errors import RayasrError
 from tests.cloud_jobs import PLACE, cloud_plan

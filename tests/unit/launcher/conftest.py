@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.aws import Aws
-from launcher.sagemaker import POLL_S, SageMakerBackend
+from launcher.aws.sagemaker import POLL_S, SageMakerBackend
+from launcher.aws.session import Aws
 from tests.fake_aws import FakeAws, FakeLogs, fake_aws, forget_aws
 
 

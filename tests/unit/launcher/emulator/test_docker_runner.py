@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from launcher.contract import Mount, lay_out, write_contract
 from launcher.emulator.containers import Task
-from launcher.emulator.contract import Mount, lay_out, write_contract
 from launcher.emulator.docker_runner import DockerRunner
 from rayasr.errors import LaunchError
 from tests.rehearsal import request

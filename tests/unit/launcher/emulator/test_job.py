@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from launcher.contract import FileSystem
 from launcher.emulator import processes
-from launcher.emulator.contract import FileSystem
 from tests.rehearsal import (
     LEAVE_WHEN_ASKED,
     WAIT,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.emulator.contract import FileSystem
+from launcher.contract import FileSystem
 from launcher.emulator.faults import parse_fault
 from launcher.emulator.namespace_runner import NamespaceRunner
 from launcher.emulator.options import parse_file_system
