@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from launcher.emulator.contract import FileSystem
+from launcher.contract import FileSystem
 
 from launcher.emulator.options import Options
 from launcher.emulator.server import Emulator, run_emulator
