@@ -9,7 +9,8 @@ RUN ?= runs/demo
 export OMP_WAIT_POLICY := passive
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: install demo test test-unit test-integration test-e2e check lint types contracts docs clean
+.PHONY: install demo test test-unit test-integration test-e2e check lint types contracts docs \
+	rehearse faults image-check clean
 
 install: $(VENV)/installed
 
@@ -47,6 +48,17 @@ types: install
 
 contracts: install
 	$(BIN)/lint-imports
+
+# Longer than CI has time for; what they print is kept in benchmarks/results.
+RUNNER ?= processes
+rehearse: install
+	$(BIN)/python benchmarks/bench_cluster.py --runner $(RUNNER)
+
+faults: install
+	$(BIN)/python benchmarks/bench_faults.py --runner $(RUNNER)
+
+image-check: install
+	$(BIN)/python docker/build_here.py
 
 # Pages made from the code; a unit test fails when they are stale.
 docs: install
