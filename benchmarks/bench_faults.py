@@ -24,11 +24,11 @@ from launcher.emulator.faults import parse_fault
 RECIPE = "configs/digits.yaml"
 DATA = "{channel:data}"
 TRAIN = [
-    *("--set", "train.epochs=3", "--set", "batch.micro_batches=3"),
-    *("--set", "train.validate_every_steps=40", "--set", "optim.warmup_steps=20"),
-    *("--set", "checkpoint.every_steps=10", "--set", "train.log_every_steps=5"),
+    *("--set", "train.epochs=2", "--set", "batch.micro_batches=3"),
+    *("--set", "train.validate_every_steps=20", "--set", "optim.warmup_steps=20"),
+    *("--set", "checkpoint.every_steps=5", "--set", "train.log_every_steps=5"),
 ]
-AT = "log:dev at step 40 "
+AT = "log:dev at step 20 "
 
 
 @dataclass

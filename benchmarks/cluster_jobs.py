@@ -126,7 +126,11 @@ def cluster(folder: Path, runner: str, **options: Any) -> Iterator[Place]:
     """An emulator with three hosts, and a file system below `folder`."""
     shared = folder / "fsx"
     (shared / "data").mkdir(parents=True, exist_ok=True)
-    os.environ |= {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_WAIT_POLICY": "passive"}
+    os.environ |= {
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_WAIT_POLICY": "passive",
+        "RAYASR_NUM_CPUS": "1",  # one worker on each host, as with one GPU each
+    }
     notes: list[tuple[float, str]] = []
     settings = Options(
         num_hosts=3,

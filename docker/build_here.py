@@ -59,7 +59,7 @@ def main() -> None:
     with serving(folder / "wheels"):
         timed("build", lambda: build(docker, copy))
     timed("build again", lambda: build(docker, copy))
-    with (copy / "launcher" / "cli.py").open("a") as code:
+    with (copy / "launcher" / "plan.py").open("a") as code:
         code.write(f"# {time.time()}\n")
     timed("build after a change of the code", lambda: build(docker, copy))
     timed("check", lambda: check_image(docker, DEFAULT_IMAGE))
