@@ -73,7 +73,9 @@ class Bench:
         row = Row(fault, how)
         row.reason = str(first.status.get("reason") or first.status.get("status", "refused"))[:300]
         row.code = ", ".join(str(outcome.code) for outcome in outcomes)
-        noticed = first.time_of("lost") or first.time_of("has ended") or ended
+        said = (" lost", "has ended", "going on from", "the job failed", "asked to stop")
+        times = [first.time_of(text) for text in said]
+        noticed = min((when for when in times if when and struck and when > struck), default=None)
         if struck and noticed and noticed > struck:
             row.noticed = f"{noticed - struck:.1f}"
         steps, again = self.steps(outcomes)
