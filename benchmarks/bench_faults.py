@@ -69,7 +69,6 @@ class Bench:
         self.keep(name, outcomes)
         first = outcomes[0]
         struck = self.place.note_time(": fault ")
-        ended = first.log[-1][0] if first.log else None
         row = Row(fault, how)
         row.reason = str(first.status.get("reason") or first.status.get("status", "refused"))[:300]
         row.code = ", ".join(str(outcome.code) for outcome in outcomes)
