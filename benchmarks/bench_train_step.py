@@ -27,8 +27,9 @@ import torch  # after the environment is set
 from torch import Tensor, nn
 
 from benchmarks.plain_u2 import PlainU2
-from rayasr.config import ModelConfig, OptimConfig
+from rayasr.config import OptimConfig
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.allocator import ENVIRONMENT, keep_freed_memory
 from rayasr.train.optim import build_optimizer, clip_gradients
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from rayasr.config import ModelConfig, OptimConfig
+from rayasr.config import OptimConfig
 from rayasr.model.losses import add_sos_eos, ctc_loss, reverse_units
 from rayasr.model.masks import padding_mask
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from tests.wenet_models import model_config
 

@@ -9,7 +9,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from rayasr.config import ModelConfig
 from rayasr.model.alignment import Spans, alignment_spans
 from rayasr.model.decoder import BiDecoder, Decoder
 from rayasr.model.encoder import Encoder
@@ -24,6 +23,7 @@ from rayasr.model.losses import (
 )
 from rayasr.model.masks import draw_chunk, padding_mask, score_bias
 from rayasr.model.subsampling import GlobalCmvn
+from rayasr.model_config import ModelConfig
 
 
 class Ctc(nn.Module):

@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 
-from rayasr.config import ModelConfig
 from rayasr.model.alignment import Spans, alignment_spans, best_path, span_loss
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 
 
 def all_paths(num_frames: int, units: list[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:

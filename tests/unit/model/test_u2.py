@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rayasr.config import ModelConfig
 from rayasr.model.masks import padding_mask
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "conformer": {},

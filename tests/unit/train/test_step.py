@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from rayasr.config import ModelConfig, parse_recipe
+from rayasr.config import parse_recipe
 from rayasr.data.batch import Batch
 from rayasr.data.loader import LoadedStep
 from rayasr.model.losses import Losses
 from rayasr.model.u2 import build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.optim import learning_rate
 from rayasr.train.state import build_state
 from rayasr.train.step import combine, train_step
