@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rayasr import storage
 from rayasr.config import Recipe
-from rayasr.errors import ConfigError, LaunchError, TrainingError
+from rayasr.errors import LaunchError, TrainingError
 from rayasr.logs import note
 from rayasr.ray_session import ask_every_node, available_cpus, connect, set_environment
 from rayasr.ray_worker import Board, Job, group_worker, is_loss, work
@@ -91,15 +91,15 @@ def run_training(
 
 def _in_process(job: Job, devices: str, driver: "_Driver") -> "FitResult":
     """Ray Train's local mode: no cluster, the first step within seconds."""
-    import torch
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from rayasr.checkpoint import choose_device
     from rayasr.train.allocator import keep_freed_memory
     from rayasr.train.display import Display
     from rayasr.train.reporter import Reporter
 
-    job = replace(job, cuda=_use_cuda(devices, int(torch.cuda.is_available())))
+    job = replace(job, cuda=choose_device(devices) == "cuda")
     _quiet("ray.train")
     keep_freed_memory()  # before the thread that trains is made
     job.clock.mark("Ray Train")
@@ -115,6 +115,7 @@ def _in_process(job: Job, devices: str, driver: "_Driver") -> "FitResult":
 
 def _in_group(job: Job, workers: Workers, devices: str, driver: "_Driver") -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
+    from rayasr.checkpoint import choose_device
     from rayasr.train.setup import check_workers, default_workers
 
     threads = job.recipe.train.threads_per_worker
@@ -126,7 +127,7 @@ def _in_group(job: Job, workers: Workers, devices: str, driver: "_Driver") -> "F
         driver.stop.install()
         importing.join()
         job.clock.mark("ray.init")
-        cuda = _use_cuda(devices, cluster["gpus"])
+        cuda = choose_device(devices, cluster["gpus"]) == "cuda"
         gpus = cluster["gpus"] if cuda else 0
         count = workers or default_workers(job.recipe, gpus, driver.notes)
         check_workers(job.recipe, _most(count))
@@ -252,14 +253,6 @@ def _checked(outcome: Any) -> "FitResult":
     if not isinstance(result, FitResult):
         raise TrainingError(f"training ended without a result ({outcome.error})")
     return result
-
-
-def _use_cuda(devices: str, gpus: int) -> bool:
-    if devices not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--devices {devices} is unknown; write auto, cpu or cuda")
-    if devices == "cuda" and not gpus:
-        raise ConfigError("--devices cuda, but no GPU was found; use --devices auto or cpu")
-    return devices != "cpu" and gpus > 0
 
 
 def _most(workers: Workers) -> int:
