@@ -130,10 +130,11 @@ class Recognizer:
             results = attention_beam(
                 self.model, encoder_out, lengths, settings.beam_size, settings.length_penalty
             )
+            times = ctc_alignment(log_probs.cpu(), frames, [item.units for item in results])
             found["attention"] = self._timed(
                 [
-                    CtcHypothesis(item.units, item.score, ctc_alignment(rows[:length], item.units))
-                    for item, rows, length in zip(results, log_probs.cpu(), frames, strict=True)
+                    CtcHypothesis(item.units, item.score, ends)
+                    for item, ends in zip(results, times, strict=True)
                 ]
             )
         return {mode: found[mode] for mode in modes}, scored
