@@ -351,6 +351,10 @@ class Recipe(Section):
             )
         return self
 
+    def speeds(self, split: str) -> tuple[float, ...]:
+        """Speed factors a split has: augment.speeds for training, else 1 alone."""
+        return self.augment.speeds if split == "train" else (1.0,)
+
     def digest(self, *sections: str) -> str:
         """Sixteen hex digits over the named sections (all, where none is named)."""
         values = self.model_dump(mode="json", include=set(sections) or None)
