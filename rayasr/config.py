@@ -1,7 +1,8 @@
 """Every setting of a recipe: YAML to frozen, checked values.
 
-One class per section. The docstring under a field is its documentation: the reference page
-`docs/recipe.md` and `rayasr config show --reference` are generated from it.
+One class per section; the network's are in `rayasr.model_config`. The docstring under a field is
+its documentation: the reference page `docs/recipe.md` and `rayasr config show --reference` are
+generated from it.
 """
 
 import hashlib
