@@ -112,7 +112,7 @@ def train(model: U2Model, steps: Any) -> None:
         for batch in step.batches:
             torch.manual_seed(batch.seed)
             losses = model(batch.features, batch.feature_lengths, batch.tokens, batch.token_lengths)
-            losses.total.backward()
+            (losses.ctc + losses.attention).backward()
 
 
 def padding(steps: list[Step]) -> float:

@@ -27,10 +27,13 @@ import torch  # after the environment is set
 from torch import Tensor, nn
 
 from benchmarks.plain_u2 import PlainU2
-from rayasr.config import ModelConfig, OptimConfig
+from rayasr.config import OptimConfig
+from rayasr.model.losses import Losses
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.allocator import ENVIRONMENT, keep_freed_memory
 from rayasr.train.optim import build_optimizer, clip_gradients
+from rayasr.train.step import combine
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -100,7 +103,7 @@ def check_equal(size: str) -> None:
     for chunk in (-1, 7):
         ours.zero_grad()
         plain.zero_grad()
-        total = ours(*data, chunk_size=chunk).total / len(data[1])
+        total = loss_of(ours(*data, chunk_size=chunk), data)
         reference = plain(*data, chunk=chunk)
         total.backward()
         reference.backward()
@@ -115,6 +118,11 @@ def check_equal(size: str) -> None:
         print(f"float64, chunk {chunk}: loss differs by {difference:.1e}, gradients by {worst:.1e}")
         if difference > 1e-9 or worst > 1e-6:
             raise SystemExit("the two models are not equal")
+
+
+def loss_of(losses: Losses, data: Data) -> Tensor:
+    """As a training step combines them; both models weight CTC by the default."""
+    return combine(losses, ModelConfig(), len(data[1]), 0)[0]
 
 
 def matmul_seconds() -> float:
@@ -137,7 +145,7 @@ def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -
 
 
 def our_step(model: nn.Module, optimizer: torch.optim.Optimizer, data: Data) -> None:
-    (model(*data).total / len(data[1])).backward()
+    loss_of(model(*data), data).backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     clip_gradients(gradients, 5.0, None)
     optimizer.step()

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rayasr.config import DecoderConfig, EncoderConfig, ModelConfig
 from rayasr.model.losses import add_sos_eos, reverse_units
 from rayasr.model.masks import draw_chunk
 from rayasr.model.subsampling import sinusoids
+from rayasr.model_config import DecoderConfig, EncoderConfig, ModelConfig
 
 
 class FeedForward(nn.Module):

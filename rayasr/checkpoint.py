@@ -240,13 +240,18 @@ def save_model(
     return target
 
 
-def choose_device(devices: str) -> str:
-    """`cpu` or `cuda` for what `--devices auto|cpu|cuda` says; raises ConfigError."""
+def choose_device(devices: str, gpus: int | None = None) -> str:
+    """`cpu` or `cuda` for what `--devices auto|cpu|cuda` says; raises ConfigError.
+
+    `gpus` are those of a cluster; None: those that torch sees here.
+    """
     if devices not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"--devices '{devices}' is not one of auto, cpu, cuda")
-    if devices == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--devices cuda: torch sees no GPU here; use auto or cpu")
-    return "cuda" if devices != "cpu" and torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available() if gpus is None else gpus > 0
+    if devices == "cuda" and not has_gpu:
+        who = "torch sees no GPU here" if gpus is None else "Ray sees no GPU"
+        raise ConfigError(f"--devices cuda: {who}; use auto or cpu")
+    return "cuda" if devices != "cpu" and has_gpu else "cpu"
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedModel:

@@ -1,18 +1,20 @@
 """Every setting of a recipe: YAML to frozen, checked values.
 
-One class per section. The docstring under a field is its documentation: the reference page
-`docs/recipe.md` and `rayasr config show --reference` are generated from it.
+One class per section; the network's are in `rayasr.model_config`. The docstring under a field is
+its documentation: the reference page `docs/recipe.md` and `rayasr config show --reference` are
+generated from it.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
 
+from rayasr.model_config import ModelConfig, fewest_frames
 from rayasr.settings import Section, check_settings, load_settings
 
 DECODE_MODES = (
@@ -23,6 +25,7 @@ DECODE_MODES = (
 )
 """Cheapest first: with equal errors on dev the earlier one becomes the default."""
 
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 Mode = Literal["ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring", "attention"]
 
 
@@ -63,13 +66,13 @@ class FeatureConfig(Section):
     """Hz; recordings of another rate are resampled."""
     num_mel_bins: int = Field(80, ge=8)
     """Mel filters, which is the feature dimension."""
-    frame_length_ms: float = 25.0
+    frame_length_ms: float = Field(25.0, gt=0.0)
     """Length of an analysis window in milliseconds."""
-    frame_shift_ms: float = 10.0
+    frame_shift_ms: float = Field(10.0, gt=0.0)
     """Distance of two windows in milliseconds."""
     window: Literal["povey", "hamming"] = "povey"
     """Analysis window."""
-    low_freq: float = 20.0
+    low_freq: float = Field(20.0, ge=0.0)
     """Lower edge of the mel bank in Hz."""
     high_freq: float = 0.0
     """Upper edge of the mel bank in Hz; 0: Nyquist, negative: counted from it."""
@@ -81,6 +84,34 @@ class FeatureConfig(Section):
     backend: Literal["rayasr", "torchaudio"] = "rayasr"
     """What computes fbank; `torchaudio` needs the extra of that name."""
 
+    @property
+    def window_samples(self) -> tuple[int, int]:
+        """Length and distance of windows in samples, rounded down as Kaldi does."""
+        rate = self.sample_rate
+        return int(rate * self.frame_length_ms * 0.001), int(rate * self.frame_shift_ms * 0.001)
+
+    @property
+    def band(self) -> tuple[float, float]:
+        """Lower and upper edge of the mel bank in Hz."""
+        nyquist = self.sample_rate / 2
+        return self.low_freq, self.high_freq if self.high_freq > 0.0 else nyquist + self.high_freq
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        (low, high), nyquist = self.band, self.sample_rate / 2
+        if not low < high <= nyquist:
+            raise ValueError(
+                f"features.low_freq {self.low_freq:g} and features.high_freq {self.high_freq:g} "
+                f"leave no band below {nyquist:g} Hz; choose 0 <= low < high"
+            )
+        length, shift = self.window_samples
+        if length < 2 or shift < 1:
+            raise ValueError(
+                f"features.frame_length_ms {self.frame_length_ms:g} and features.frame_shift_ms "
+                f"{self.frame_shift_ms:g} are too short at {self.sample_rate} Hz"
+            )
+        return self
+
 
 class StoreConfig(Section):
     payload: Literal["fbank", "pcm"] = "fbank"
@@ -90,12 +121,18 @@ class StoreConfig(Section):
     """Utterances per shard, and so per Ray Data task."""
     min_seconds: float = Field(0.1, ge=0.0)
     """Shorter recordings are rejected, but for those of a test split."""
-    max_seconds: float = Field(40.0, gt=0.0)
+    max_seconds: float = Field(40.0, gt=0.0, allow_inf_nan=True)
     """Longer recordings are rejected, but for those of a test split."""
     max_reject_fraction: float = Field(0.05, ge=0.0, le=1.0)
     """More rejects than this stop `data prepare`; the table of rejects is kept."""
     dev_fraction: float = Field(0.05, gt=0.0, lt=0.5)
     """Share of the training speakers held out where a corpus has no dev split."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError("store.min_seconds must not exceed store.max_seconds")
+        return self
 
 
 class SpecAugmentConfig(Section):
@@ -121,9 +158,15 @@ class StringingConfig(Section):
     ramp_fraction: float = Field(0.4, ge=0.0, le=1.0)
     """Share of the epochs over which the longest string grows."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.start_frames > self.max_frames:
+            raise ValueError("stringing.start_frames must not exceed stringing.max_frames")
+        return self
+
 
 class AugmentConfig(Section):
-    speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
+    speeds: tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...] = (0.9, 1.0, 1.1)
     """Speed factors; each utterance takes one per epoch, drawn by (seed, epoch, utterance)."""
     spec_augment: SpecAugmentConfig | None = SpecAugmentConfig()
     """Time and frequency masks; null switches them off."""
@@ -137,6 +180,12 @@ class AugmentConfig(Section):
     """Mel axis stretched by a factor drawn from 1 ± this."""
     stringing: StringingConfig = StringingConfig()
     """Utterances of one speaker strung together to longer ones."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.speeds:
+            raise ValueError("augment.speeds must not be empty; [1.0] leaves speech as it is")
+        return self
 
 
 class BatchConfig(Section):
@@ -159,97 +208,12 @@ class BatchConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.max_padded_frames == "auto" and self.frames_per_step is None:
-            raise ValueError("batch.max_padded_frames: auto needs batch.frames_per_step")
+        if self.max_padded_frames == "auto":
+            if self.frames_per_step is None:
+                raise ValueError("batch.max_padded_frames: auto needs batch.frames_per_step")
+        elif self.max_padded_frames < 1:
+            raise ValueError("batch.max_padded_frames must be at least 1, or auto")
         return self
-
-
-class EncoderConfig(Section):
-    kind: Literal["conformer", "transformer"] = "conformer"
-    """Encoder layers."""
-    output_size: int = Field(256, ge=4)
-    """Width of the encoder and the decoder."""
-    attention_heads: int = Field(4, ge=1)
-    """Heads of each attention."""
-    linear_units: int = Field(2048, ge=1)
-    """Width of the feed-forward layers."""
-    num_blocks: int = Field(12, ge=1)
-    """Encoder layers."""
-    dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
-    """Dropout after each part of a layer and inside the feed-forward."""
-    positional_dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
-    """Dropout after subsampling."""
-    attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout of attention weights."""
-    subsampling: Literal[4, 6, 8] = 4
-    """How many frames become one encoder frame (conv2d, conv2d6, conv2d8)."""
-    subsampling_channels: int | None = Field(None, ge=1)
-    """Channels of the subsampling convolutions; unset: output_size, as in WeNet."""
-    positions: Literal["relative", "absolute"] = "relative"
-    """A conformer's positions: inside attention (WeNet's rel_pos and rel_selfattn) or added to its
-    input (abs_pos and selfattn); a transformer's are always absolute."""
-    convolution_kernel: int = Field(15, ge=1)
-    """Kernel of the conformer's depthwise convolution."""
-    causal_convolution: bool = True
-    """Convolution sees no future frames; needed for streaming."""
-    convolution_norm: Literal["layer_norm", "batch_norm"] = "layer_norm"
-    """Norm inside the convolution module; `batch_norm` trains with one worker only."""
-    mask_convolution: bool = True
-    """Zero padded frames before a non-causal convolution, so that batch size changes nothing; false
-    reproduces WeNet."""
-    dynamic_chunk: bool = True
-    """Train on random chunk sizes, so that one model serves streaming and full context."""
-    dynamic_left_chunks: bool = False
-    """Also draw the number of left chunks."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.output_size % self.attention_heads:
-            raise ValueError("encoder.output_size must be a multiple of encoder.attention_heads")
-        if not self.causal_convolution and self.convolution_kernel % 2 == 0:
-            raise ValueError("a non-causal convolution needs an odd encoder.convolution_kernel")
-        return self
-
-
-class DecoderConfig(Section):
-    attention_heads: int = Field(4, ge=1)
-    """Heads of each attention."""
-    linear_units: int = Field(2048, ge=1)
-    """Width of the feed-forward layers."""
-    num_blocks: int = Field(3, ge=1)
-    """Layers of the left-to-right decoder."""
-    r_num_blocks: int = Field(3, ge=0)
-    """Layers of the right-to-left decoder (U2++); 0: none (U2)."""
-    dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
-    """Dropout after each part of a layer and inside the feed-forward."""
-    positional_dropout_rate: float = Field(0.1, ge=0.0, lt=1.0)
-    """Dropout after the embedding."""
-    self_attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout of self-attention weights."""
-    src_attention_dropout_rate: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout of the weights of the attention over encoder frames."""
-
-
-class ModelConfig(Section):
-    encoder: EncoderConfig = EncoderConfig()
-    """The encoder."""
-    decoder: DecoderConfig = DecoderConfig()
-    """The attention decoder or decoders."""
-    ctc_weight: float = Field(0.3, ge=0.0, le=1.0)
-    """Share of CTC in the loss; the rest is attention."""
-    reverse_weight: float = Field(0.3, ge=0.0, le=1.0)
-    """Share of the right-to-left decoder in the attention loss."""
-    label_smoothing: float = Field(0.1, ge=0.0, lt=1.0)
-    """Label smoothing of the attention loss."""
-    init: Literal["wenet", "unit_variance"] = "wenet"
-    """How the layers before the positions start. WeNet multiplies their output by
-    sqrt(output_size), so that positions are hardly heard at first; `unit_variance` divides their
-    weights by it and learns in half the time from little speech."""
-    alignment_weight: float = Field(0.0, ge=0.0)
-    """Weight of a loss that keeps the decoders' attention on the frames where CTC hears each unit;
-    for corpora of a few hours, from which decoders do not learn to align by themselves."""
-    length_normalized_loss: bool = False
-    """Divide the attention loss by units instead of utterances."""
 
 
 class OptimConfig(Section):
@@ -257,7 +221,7 @@ class OptimConfig(Section):
     """Optimizer; adamw decays matrices only."""
     lr: float = Field(0.001, gt=0.0)
     """Peak learning rate."""
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     """Adam's moment decays."""
     eps: float = Field(1e-8, gt=0.0)
     """Adam's epsilon."""
@@ -269,7 +233,7 @@ class OptimConfig(Section):
     """Steps of warm-up; unset: warmup_fraction of the run."""
     warmup_fraction: float = Field(0.08, gt=0.0, lt=1.0)
     """Warm-up as a share of the run's steps, where warmup_steps is unset."""
-    max_grad_norm: float = Field(5.0, gt=0.0)
+    max_grad_norm: float = Field(5.0, gt=0.0, allow_inf_nan=True)
     """Gradients are clipped to this norm."""
     ema_decay: float = Field(0.0, ge=0.0, lt=1.0)
     """Decay per step of the moving average of the weights, which is then the model; 0: none."""
@@ -300,7 +264,7 @@ class TrainConfig(Section):
 class CheckpointConfig(Section):
     every_steps: int | None = Field(None, ge=1)
     """Steps between two checkpoints, besides the one after each validation."""
-    every_minutes: float = Field(10.0, gt=0.0)
+    every_minutes: float = Field(10.0, gt=0.0, allow_inf_nan=True)
     """Longest time between two checkpoints."""
     keep_last: int = Field(2, ge=1)
     """Newest checkpoints kept."""
@@ -324,7 +288,7 @@ class DecodeConfig(Section):
     """Searches that `rayasr run` reports; the best of them on dev becomes the model's default."""
     beam_size: int = Field(10, ge=1)
     """Beam of the prefix and the attention search."""
-    ctc_weights: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 1.0)
+    ctc_weights: tuple[Annotated[float, Field(ge=0.0)], ...] = (0.1, 0.3, 0.5, 0.7, 1.0)
     """CTC weights for rescoring that are tried on dev."""
     reverse_weight: float = Field(0.5, ge=0.0, le=1.0)
     """Share of the right-to-left decoder in rescoring."""
@@ -335,13 +299,21 @@ class DecodeConfig(Section):
     unit: Literal["char", "word", "mixed"] = "char"
     """What an error is counted in: characters (CER), words (WER), or characters and Latin words."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.modes:
+            raise ValueError(
+                f"decode.modes must not be empty; choose from {', '.join(DECODE_MODES)}"
+            )
+        return self
+
 
 class Recipe(Section):
     """A whole recipe."""
 
     name: str = "recipe"
     """Name, for reports."""
-    seed: int = Field(777, ge=0)
+    seed: int = Field(777, ge=0, lt=2**63)
     """Seed of everything random."""
     corpora: tuple[CorpusConfig, ...] = ()
     """Corpora to train on together."""
@@ -369,6 +341,20 @@ class Recipe(Section):
     """What becomes the model."""
     decode: DecodeConfig = DecodeConfig()
     """How it is searched and scored."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        fewest = fewest_frames(1, self.model.encoder.subsampling)
+        if self.features.num_mel_bins < fewest:
+            raise ValueError(
+                f"model.encoder.subsampling {self.model.encoder.subsampling} needs "
+                f"features.num_mel_bins {fewest} or more"
+            )
+        return self
+
+    def speeds(self, split: str) -> tuple[float, ...]:
+        """Speed factors a split has: augment.speeds for training, else 1 alone."""
+        return self.augment.speeds if split == "train" else (1.0,)
 
     def digest(self, *sections: str) -> str:
         """Sixteen hex digits over the named sections (all, where none is named)."""

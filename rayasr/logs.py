@@ -5,7 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -101,24 +101,41 @@ class MetricsLog:
         self._purge_step = after_step + 1
         kept = [row for row in read_metrics(run) if row["step"] <= after_step]
         partial = self._path.with_name(".metrics.jsonl")
-        partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
-        partial.replace(self._path)
-        self._file = self._path.open("a", encoding="utf-8")
+        with self._explained():
+            partial.write_text("".join(_line(row) for row in kept), encoding="utf-8")
+            partial.replace(self._path)
+            self._file = self._path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one flat line; `step` is required; raises DataError where the disk is full."""
         try:
-            self._file.write(_line(row))
-            self._file.flush()
-        except OSError as error:
-            raise DataError(f"cannot write {self._path}: {error.strerror}; free space") from error
-        self._write_events(row)
+            with self._explained():
+                self._file.write(_line(row))
+                self._file.flush()
+                self._write_events(row)
+        except DataError:
+            with suppress(DataError):  # what is still buffered is tried once more, in vain
+                self.close()
+            raise
 
     def close(self) -> None:
-        """Close both files."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        """Close both files; raises DataError where the last lines cannot be written."""
+        with self._explained():
+            try:
+                self._file.close()
+            finally:
+                if self._events is not None:
+                    self._events.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(
+                f"cannot write {self._path}: {reason}; free some space and run again"
+            ) from error
 
     def _write_events(self, row: dict[str, Any]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog

@@ -66,7 +66,7 @@ def prepare_store(
     _check_corpora(recipe)
     out = str(out) if storage.is_remote(out) else str(Path(out).absolute())
     shards = storage.join(out, "shards")
-    with _only_writer(out):
+    with _only_writer(out) as check:
         storage.make_folder(shards)
         if not force:
             _refuse_other_recipe(recipe, out)
@@ -82,6 +82,7 @@ def prepare_store(
             remove_shards(shards)
         remove_leftovers(shards, None)
         _make_shards(recipe, plan, shards, verify, notes)
+        check()  # that was long enough for another to come in
         finished = finished_shards(shards, plan)
         rejects = [*plan.rejects, *(r for summary in finished.values() for r in summary.rejects)]
         write_rejects(out, rejects)
@@ -199,14 +200,17 @@ def _refuse_other_recipe(recipe: Recipe, out: str) -> None:
 
 
 @contextmanager
-def _only_writer(out: str) -> Iterator[None]:
-    """Keep a second `prepare` out of a store; s3:// has no lease, whole objects alone appear."""
+def _only_writer(out: str) -> Iterator[Callable[[], None]]:
+    """Keep a second `prepare` out of a store; yields a check that none has come in.
+
+    s3:// has no lease, whole objects alone appear.
+    """
     if storage.is_remote(out):
-        yield
+        yield lambda: None
         return
     storage.make_folder(out)
-    with storage.Lease(out):
-        yield
+    with storage.Lease(out) as lease:
+        yield lease.check
 
 
 def _check_nodes(roots: Sequence[str], folder: str) -> None:

@@ -6,13 +6,13 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from rayasr import storage
 from rayasr.config import Recipe
-from rayasr.errors import ConfigError, LaunchError, TrainingError
+from rayasr.errors import LaunchError, TrainingError
 from rayasr.logs import note
 from rayasr.ray_session import ask_every_node, available_cpus, connect, set_environment
 from rayasr.ray_worker import Board, Job, group_worker, is_loss, work
@@ -66,7 +66,8 @@ def run_training(
     clock.mark("store")
     folder = Path(run).absolute()
     storage.make_folder(folder)
-    with storage.Lease(folder), stop_on_signals(notes) as stop:
+    with storage.Lease(folder) as lease, stop_on_signals(notes) as stop:
+        driver = _Driver(lease, stop, notes)
         inputs = data.training_digest
         prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         job = Job(
@@ -78,9 +79,9 @@ def run_training(
             clock,
         )
         if workers == 0:
-            result = _in_process(job, devices, stop, notes)
+            result = _in_process(job, devices, driver)
         else:
-            result = _in_group(job, workers, devices, stop, notes)
+            result = _in_group(job, workers, devices, driver)
     if result.reason == "stopped" and stop.signal == signal.SIGINT:
         raise KeyboardInterrupt
     if result.reason == "stopped":
@@ -88,35 +89,33 @@ def run_training(
     return result
 
 
-def _in_process(
-    job: Job, devices: str, stop: StopRequest, notes: Callable[[str], None]
-) -> "FitResult":
+def _in_process(job: Job, devices: str, driver: "_Driver") -> "FitResult":
     """Ray Train's local mode: no cluster, the first step within seconds."""
-    import torch
     from ray.train import ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from rayasr.checkpoint import choose_device
     from rayasr.train.allocator import keep_freed_memory
     from rayasr.train.display import Display
     from rayasr.train.reporter import Reporter
 
-    job = replace(job, cuda=_use_cuda(devices, int(torch.cuda.is_available())))
+    job = replace(job, cuda=choose_device(devices) == "cuda")
     _quiet("ray.train")
     keep_freed_memory()  # before the thread that trains is made
     job.clock.mark("Ray Train")
     with Display() as display:
-        reporter = Reporter(note=notes, row=display.row, stop_requested=stop.event.is_set)
+        stopped = driver.stop.event.is_set
+        reporter = Reporter(note=driver.notes, row=display.row, stop_requested=stopped)
         trainer = TorchTrainer(
             lambda: work(job, reporter), scaling_config=ScalingConfig(num_workers=0)
         )
-        outcome = _in_thread(trainer.fit, lambda: None)
+        outcome = _in_thread(trainer.fit, driver.lease.check)
     return _checked(outcome)
 
 
-def _in_group(
-    job: Job, workers: Workers, devices: str, stop: StopRequest, notes: Callable[[str], None]
-) -> "FitResult":
+def _in_group(job: Job, workers: Workers, devices: str, driver: "_Driver") -> "FitResult":
     """A group of workers on this machine's own Ray, or on the cluster of RAY_ADDRESS."""
+    from rayasr.checkpoint import choose_device
     from rayasr.train.setup import check_workers, default_workers
 
     threads = job.recipe.train.threads_per_worker
@@ -125,45 +124,56 @@ def _in_group(
     importing.start()
     private_cpus = max(available_cpus(), (_most(workers) or 1) * threads)
     with connect(num_cpus=private_cpus) as cluster:
-        stop.install()
+        driver.stop.install()
         importing.join()
         job.clock.mark("ray.init")
-        cuda = _use_cuda(devices, cluster["gpus"])
-        count = workers or default_workers(job.recipe, cluster["gpus"] if cuda else 0, notes)
+        cuda = choose_device(devices, cluster["gpus"]) == "cuda"
+        gpus = cluster["gpus"] if cuda else 0
+        count = workers or default_workers(job.recipe, gpus, driver.notes)
         check_workers(job.recipe, _most(count))
         _check_resources(job, count, threads, cuda, cluster)
         job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])
-        return _run_group(job, count, threads, stop, notes)
+        return _run_group(job, count, threads, driver)
 
 
 def _run_group(
-    job: Job,
-    workers: int | tuple[int, int],
-    threads: int,
-    stop: StopRequest,
-    notes: Callable[[str], None],
+    job: Job, workers: int | tuple[int, int], threads: int, driver: "_Driver"
 ) -> "FitResult":
     import ray
-    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from rayasr.train.display import Display
 
-    here = _this_node()
-    pinned = NodeAffinitySchedulingStrategy(node_id=here, soft=False)
+    pinned = NodeAffinitySchedulingStrategy(node_id=_this_node(), soft=False)
     board = ray.remote(num_cpus=0, scheduling_strategy=pinned)(Board).remote()
     _quiet("ray.train")
     bookkeeping = Path(job.run) / ".ray"
+    trainer = _group_trainer(job, workers, threads, board, bookkeeping)
+    with Display() as display:
+        try:
+            outcome = _in_thread(trainer.fit, lambda: driver.exchange(board, display.row))
+            driver.exchange(board, display.row)
+        finally:
+            shutil.rmtree(bookkeeping, ignore_errors=True)
+    return _checked(outcome)
+
+
+def _group_trainer(
+    job: Job, workers: int | tuple[int, int], threads: int, board: Any, bookkeeping: Path
+) -> Any:
+    """Ray's trainer of a group; it keeps its own records in `bookkeeping` while it runs."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
     resources = _needs(threads, job.cuda)
-    trainer = TorchTrainer(
+    return TorchTrainer(
         group_worker,
         train_loop_config={"job": job, "board": board},
         scaling_config=ScalingConfig(
             num_workers=workers,
             use_gpu=job.cuda,
             resources_per_worker=resources,
-            label_selector=_first_here(here, _most(workers), resources),
+            label_selector=_first_here(_this_node(), _most(workers), resources),
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=RunConfig(
@@ -173,25 +183,30 @@ def _run_group(
             logging_config=LoggingConfig("ERROR"),
         ),
     )
-    told = False
-    with Display() as display:
 
-        def exchange() -> None:
-            nonlocal told
-            if stop.event.is_set() and not told:
-                told = True
-                board.ask_to_stop.remote()
-            for kind, value in ray.get(board.take.remote()):
-                if kind == "error":
-                    raise value  # no retry: another worker would meet it too
-                (notes if kind == "note" else display.row)(value)
 
-        try:
-            outcome = _in_thread(trainer.fit, exchange)
-            exchange()
-        finally:
-            shutil.rmtree(bookkeeping, ignore_errors=True)
-    return _checked(outcome)
+@dataclass
+class _Driver:
+    """What the driver attends to while its workers train."""
+
+    lease: storage.Lease
+    stop: StopRequest
+    notes: Callable[[str], None]
+    told: bool = False
+    """Whether the workers have been asked to stop."""
+
+    def exchange(self, board: Any, row: Callable[[dict[str, Any]], None]) -> None:
+        """Pass a stop on and the workers' messages out; raises an error that one of them sent."""
+        import ray
+
+        self.lease.check()
+        if self.stop.event.is_set() and not self.told:
+            self.told = True
+            board.ask_to_stop.remote()
+        for kind, value in ray.get(board.take.remote()):
+            if kind == "error":
+                raise value  # no retry: another worker would meet it too
+            (self.notes if kind == "note" else row)(value)
 
 
 def _in_thread(function: Callable[[], Any], meanwhile: Callable[[], None]) -> Any:
@@ -238,14 +253,6 @@ def _checked(outcome: Any) -> "FitResult":
     if not isinstance(result, FitResult):
         raise TrainingError(f"training ended without a result ({outcome.error})")
     return result
-
-
-def _use_cuda(devices: str, gpus: int) -> bool:
-    if devices not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"--devices {devices} is unknown; write auto, cpu or cuda")
-    if devices == "cuda" and not gpus:
-        raise ConfigError("--devices cuda, but no GPU was found; use --devices auto or cpu")
-    return devices != "cpu" and gpus > 0
 
 
 def _most(workers: Workers) -> int:

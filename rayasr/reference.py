@@ -54,6 +54,9 @@ def _type_name(annotation: Any) -> str:
         return _type_name(parts[0])
     if origin in (Union, UnionType):
         return " | ".join(_type_name(part) for part in parts)
+    if origin is tuple:
+        inner = ("..." if part is Ellipsis else _type_name(part) for part in parts)
+        return f"tuple[{', '.join(inner)}]"
     if isinstance(annotation, type) and not parts:
         return annotation.__name__.replace("NoneType", "None")
     return str(annotation).replace("typing.", "")

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from rayasr.errors import ConfigError, DataError, RayasrError
 
 LEASE_STALE_S = 60.0
 LEASE_BEAT_S = 10.0
+_SETTLE_S = 0.2
+"""How long a lease that was written over another must stand before it is believed."""
 
 
 def is_remote(path: str | Path) -> bool:
@@ -147,7 +150,8 @@ class Lease:
     """One writer for a run folder, held by a heartbeat in `lease.json`, without file locks.
 
     Taken over when its owner's heartbeat is a minute old, or at once when the owner ran in this
-    boot and PID namespace and its process is gone. Use as a context manager.
+    boot and PID namespace and its process is gone. An owner that was suspended for so long finds
+    the other's name at its next heartbeat. Use as a context manager, and `check` now and then.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -155,16 +159,11 @@ class Lease:
         self._owner = _this_process()
         self._stop = threading.Event()
         self._beat: threading.Thread | None = None
+        self._taken_by: dict[str, Any] | None = None
 
     def __enter__(self) -> "Lease":
         """Take the lease; raises ConfigError naming the owner where another run holds it."""
-        holder = self._read()
-        if holder is not None and _alive(holder, self._owner):
-            raise ConfigError(
-                f"{self._path.parent} is in use by process {holder['pid']} on {holder['host']}; "
-                "stop that run first, or choose another --out"
-            )
-        self._write()
+        self._take()
         self._beat = threading.Thread(target=self._keep_alive, daemon=True, name="lease")
         self._beat.start()
         return self
@@ -173,25 +172,65 @@ class Lease:
         self._stop.set()
         if self._beat is not None:
             self._beat.join()
-        holder = self._read()
-        if holder is not None and _same_process(holder, self._owner):
+        if self._is_ours(self._read()):
             self._path.unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Raises ConfigError where another run has taken the lease over."""
+        if (taken_by := self._taken_by) is not None:
+            raise ConfigError(
+                f"{self._path.parent} was taken over by {_name(taken_by)} while this run stood "
+                "still; that one goes on, this one ends"
+            )
+
+    def _take(self) -> None:
+        ours = self._path.with_name(f".{self._path.name}.{self._owner['pid']}")
+        write_json(ours, self._beating())
+        try:
+            os.link(ours, self._path)  # of two starts at once one fails
+        except OSError:  # there is a lease, or no hard links on this file system
+            self._refuse_living(self._read())
+            ours.replace(self._path)
+            time.sleep(_SETTLE_S)  # of all that found it free the last to write has it
+        finally:
+            ours.unlink(missing_ok=True)
+        holder = self._read()
+        if not self._is_ours(holder):
+            self._refuse_living(holder)
+            raise ConfigError(f"{self._path} cannot be kept; is the folder being removed?")
+
+    def _refuse_living(self, holder: dict[str, Any] | None) -> None:
+        if holder is not None and _alive(holder, self._owner):
+            raise ConfigError(
+                f"{self._path.parent} is in use by {_name(holder)}; "
+                "stop that run first, or choose another --out"
+            )
 
     def _keep_alive(self) -> None:
         while not self._stop.wait(LEASE_BEAT_S):
-            self._write()
+            holder = self._read()
+            if holder is not None and not self._is_ours(holder):
+                self._taken_by = holder
+                return
+            with suppress(RayasrError):  # on a full disk; the next beat may find room
+                write_json(self._path, self._beating())
 
     def _read(self) -> dict[str, Any] | None:
         try:
             holder = json.loads(self._path.read_bytes())
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError):
-            return None  # half written by a writer that died: nobody holds it
+            return None  # not there, or damaged: nobody holds it
         return holder if isinstance(holder, dict) and "pid" in holder else None
 
-    def _write(self) -> None:
-        write_json(self._path, self._owner | {"heartbeat": time.time()})
+    def _is_ours(self, holder: dict[str, Any] | None) -> bool:
+        return holder is not None and _same_process(holder, self._owner)
+
+    def _beating(self) -> dict[str, Any]:
+        return self._owner | {"heartbeat": time.time()}
+
+
+def _name(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']}"
 
 
 def _this_process() -> dict[str, Any]:

@@ -13,11 +13,13 @@ import torch
 import yaml
 from torch import Tensor
 
-from rayasr.config import ModelConfig, OptimConfig
-from rayasr.model.losses import add_sos_eos, ctc_loss, reverse_units
+from rayasr.config import OptimConfig
+from rayasr.model.losses import Losses, add_sos_eos, attention_loss, ctc_loss, reverse_units
 from rayasr.model.masks import padding_mask
 from rayasr.model.u2 import U2Model, build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from rayasr.train.step import combine
 from tests.wenet_models import model_config
 
 FIXTURES = (
@@ -38,6 +40,7 @@ class Fixture(NamedTuple):
     """One model of WeNet's, loaded as ours, with its batch and expected values."""
 
     model: U2Model
+    config: ModelConfig
     arrays: dict[str, Tensor]
     facts: dict[str, Any]
     features: Tensor  # (B, T, F), padded with 0
@@ -45,9 +48,22 @@ class Fixture(NamedTuple):
     units: Tensor  # (B, L), padded with -1
     unit_lengths: Tensor
 
-    def losses(self, dtype: torch.dtype = torch.float32, chunk_size: int = -1) -> Any:
+    def losses(self, dtype: torch.dtype = torch.float32, chunk_size: int = -1) -> Losses:
         batch = (self.features.to(dtype), self.lengths, self.units, self.unit_lengths)
         return self.model(*batch, chunk_size=chunk_size)
+
+    def loss(self, losses: Losses) -> Tensor:
+        """What a training step of this batch alone would lower."""
+        return combine(losses, self.config, len(self.lengths), int(self.unit_lengths.sum()))[0]
+
+    def left_decoder(self, chunk_size: int) -> tuple[Tensor, int]:
+        """The left decoder's loss, and how many units it ranks first, given those before them."""
+        frames, lengths = self.model.encode(self.features, self.lengths, chunk_size)
+        bias = self.model.memory_bias(padding_mask(lengths, frames.size(1)), frames)
+        inputs, targets = add_sos_eos(self.units, self.unit_lengths, self.model.sos_eos_id)
+        logits, _ = self.model.left_logits(inputs, frames, bias, None)
+        loss = attention_loss(logits, targets, self.config.label_smoothing)
+        return loss, int((logits.argmax(2) == targets).sum())
 
 
 def read_arrays(path: Path) -> dict[str, Tensor]:
@@ -66,13 +82,19 @@ def load_fixture(parity: Path, name: str) -> Fixture:
         list(speech["feats"].split(lengths.tolist())), batch_first=True
     )
     units, unit_lengths = arrays["target"].long(), arrays["target_lengths"].long()
-    return Fixture(model, arrays, facts, features, lengths, units, unit_lengths)
+    config = load_config(folder)
+    return Fixture(model, config, arrays, facts, features, lengths, units, unit_lengths)
+
+
+def load_config(folder: Path) -> ModelConfig:
+    """WeNet's train.yaml as our section `model`."""
+    wenet = yaml.safe_load((folder / "train.yaml").read_text())
+    return ModelConfig.model_validate(model_config(wenet))
 
 
 def load_model(folder: Path, vocab_size: int, sos_eos_id: int) -> U2Model:
     """WeNet's final.pt, every name but the position tables, in eval mode."""
-    wenet = yaml.safe_load((folder / "train.yaml").read_text())
-    config = ModelConfig.model_validate(model_config(wenet))
+    config = load_config(folder)
     model = build_model(config, num_mel_bins=80, vocab_size=vocab_size, sos_eos_id=sos_eos_id)
     if (folder / "final.pt").exists():
         weights = torch.load(folder / "final.pt", weights_only=True)
@@ -126,20 +148,22 @@ def loss_checks(fixture: Fixture) -> Iterator[Check]:
             continue
         with torch.no_grad():
             ours = fixture.losses(chunk_size=chunk)
+            left, correct = fixture.left_decoder(chunk)
         label = "full" if chunk < 0 else "chunk 16"
         pairs = {
-            "loss": (ours.total, wenet["loss"]),
+            "loss": (fixture.loss(ours) * count, wenet["loss"]),
             "loss_ctc": (ours.ctc, wenet["loss_ctc"]),
             "loss_att": (ours.attention, wenet["loss_att"]),
-            "loss_att_left": (ours.attention_left, wenet["loss_att_left"]),
+            "loss_att_left": (left, wenet["loss_att_left"]),
         }
         for name, (value, expected) in pairs.items():
             yield Check(f"{name} ({label})", relative(number(value) / count, expected), 1e-5)
         if by_units:
-            value = number(ours.attention) / int(ours.num_units)
+            num_units = int(fixture.unit_lengths.sum()) + count  # with the ends
+            value = number(ours.attention) / num_units
             yield Check("loss_att by units", relative(value, by_units["loss_att"]), 1e-5)
-            accuracy = int(ours.correct) / int(ours.num_units)
-            yield Check("th_accuracy", relative(accuracy, wenet["th_accuracy"]), 1e-6)
+            accuracy = relative(correct / num_units, wenet["th_accuracy"])
+            yield Check("th_accuracy", accuracy, 1e-6)
     inputs, targets = add_sos_eos(fixture.units, fixture.unit_lengths, fixture.facts["sos"])
     yield Check("ys_in", gap(inputs, fixture.arrays["ys_in"].long()), 0.0)
     yield Check("ys_out", gap(targets, fixture.arrays["ys_out"].long()), 0.0)
@@ -172,11 +196,12 @@ def gradient_checks(fixture: Fixture, dtype: torch.dtype) -> Iterator[Check]:
     model = fixture.model.to(dtype)
     model.zero_grad()
     losses = fixture.losses(dtype)
-    (losses.total / len(fixture.lengths)).backward()
+    loss, ctc = fixture.loss(losses), losses.ctc / len(fixture.lengths)
+    loss.backward()
     wenet = fixture.facts["losses"][name]
-    for key, value in (("loss", losses.total), ("loss_ctc", losses.ctc)):
-        loss = number(value) / len(fixture.lengths)
-        yield Check(f"{key} {name}", relative(loss, wenet[key]), 1e-5 if floor > 1e-6 else 1e-6)
+    for key, value in (("loss", loss), ("loss_ctc", ctc)):
+        difference = relative(number(value), wenet[key])
+        yield Check(f"{key} {name}", difference, 1e-5 if floor > 1e-6 else 1e-6)
     norms = fixture.facts["grad_norms"][name]
     for parameter, p in model.named_parameters():
         assert p.grad is not None, parameter
@@ -257,10 +282,9 @@ def batch_norm_checks(fixture: Fixture) -> Iterator[Check]:
     for module in model.modules():
         if hasattr(module, "rate") and isinstance(module.rate, float):
             module.rate = 0.0
-    losses = fixture.losses()
-    (losses.total / len(fixture.lengths)).backward()
-    loss = number(losses.total) / len(fixture.lengths)
-    yield Check("batch norm: loss in training", relative(loss, wenet["loss"]), 1e-5)
+    loss = fixture.loss(fixture.losses())
+    loss.backward()
+    yield Check("batch norm: loss in training", relative(number(loss), wenet["loss"]), 1e-5)
     for name, p in model.named_parameters():
         assert p.grad is not None, name
         difference = abs(float(p.grad.norm()) - wenet["grad_norms"][name])
@@ -285,9 +309,10 @@ def run_trajectory(
     parity: Path, runs: dict[str, Any], arrays: dict[str, Tensor], accumulate: int, steps: int
 ) -> Iterator[Check]:
     wenet = runs[f"accum{accumulate}_float32"]
-    model = load_model(parity / "trajectory", len(arrays["init.ctc.ctc_lo.bias"]), 2).train()
+    folder = parity / "trajectory"
+    model = load_model(folder, len(arrays["init.ctc.ctc_lo.bias"]), 2).train()
     model.load_state_dict({k[5:]: v for k, v in arrays.items() if k.startswith("init.")})
-    config = OptimConfig(lr=0.001, warmup_steps=50)
+    config, losses_config = OptimConfig(lr=0.001, warmup_steps=50), load_config(folder)
     optimizer = build_optimizer(model, config)
     parameters = list(model.parameters())
     for step in range(steps):
@@ -302,9 +327,10 @@ def run_trajectory(
             units,
             batch["target_lengths"].long(),
         )
-        (losses.total / len(units) / accumulate).backward()
-        for key, value in (("loss", losses.total), ("loss_ctc", losses.ctc)):
-            difference = relative(number(value) / len(units), wenet[key][step])
+        loss, ctc, _ = combine(losses, losses_config, len(units), 0)
+        (loss / accumulate).backward()
+        for key, value in (("loss", loss), ("loss_ctc", ctc)):
+            difference = relative(number(value), wenet[key][step])
             label = f"trajectory accum {accumulate}: {key}"
             if step < 20:
                 yield Check(f"{label}, first 20", difference, 1e-5)

@@ -140,7 +140,8 @@ def _check_space(root: Path, archives: Sequence[Archive]) -> None:
     need = 0
     for archive in archives:
         have = max(_size(root / archive.name), _size(_partial(root, archive)))
-        need += max(0, archive.size - have) + archive.unpacked
+        need += max(0, archive.size - have)
+        need += max(0, archive.unpacked - _unpacked(root / archive.folder))
     free = free_bytes(root)
     if need > free:
         raise DataError(
@@ -296,6 +297,11 @@ def _finish(root: Path, archive: Archive) -> None:
     if missing:
         raise DataError(f"{root / archive.folder} lacks {', '.join(missing)} after unpacking")
     (root / archive.folder / ".complete").touch()
+
+
+def _unpacked(folder: Path) -> int:
+    """Bytes of whole files; what begins with a dot is what a stopped command left of one."""
+    return sum(_size(path) for path in folder.rglob("[!.]*") if path.is_file())
 
 
 def _partial(root: Path, archive: Archive) -> Path:

@@ -157,10 +157,6 @@ class BatchPlan:
         most_units = max(batches, key=padded_units)
         return [most_frames] if most_units is most_frames else [most_frames, most_units]
 
-    def worst_micro_batch(self) -> MicroBatch:
-        """The micro-batch with most padded frames, to be tried before the first step."""
-        return self.worst_micro_batches()[0]
-
     def _plan(self, epoch: int) -> list[Step]:
         items = self._draw_items(epoch)
         order = self._order(epoch, items)

@@ -51,11 +51,6 @@ class ShardReport(NamedTuple):
     """Why a shard that was there has been made anew, else ''."""
 
 
-def speeds_of(recipe: Recipe, split: str) -> tuple[float, ...]:
-    """Speed factors a split has: those of the recipe for training, else 1 alone."""
-    return recipe.augment.speeds if split == "train" else (1.0,)
-
-
 def make_shard(spec: ShardSpec, settings: ExtractionSettings) -> ShardReport:
     """Extract all utterances of a shard and write it; the same bytes however often it runs.
 
@@ -89,7 +84,7 @@ class Extractor:
     def __init__(self, recipe: Recipe, split: str) -> None:
         self._recipe = recipe
         self._any_length = is_test(split)
-        self._speeds = speeds_of(recipe, split)
+        self._speeds = recipe.speeds(split)
         self._plain_speed = min(self._speeds, key=lambda speed: abs(speed - 1.0))
         self._dither = recipe.features.dither if split == "train" else 0.0
         self._fbank = Fbank(recipe.features)

@@ -31,12 +31,6 @@ _MEL_GROUP = 16
 """Mel bins multiplied at a time: each group reads only the part of the spectrum it covers."""
 
 
-def window_samples(config: FeatureConfig) -> tuple[int, int]:
-    """Length and distance of windows in samples, rounded down as Kaldi does."""
-    rate = config.sample_rate
-    return int(rate * config.frame_length_ms * 0.001), int(rate * config.frame_shift_ms * 0.001)
-
-
 @overload
 def num_frames(num_samples: int, config: FeatureConfig) -> int: ...
 @overload
@@ -47,7 +41,7 @@ def num_frames(
     num_samples: int | np.ndarray[Any, Any], config: FeatureConfig
 ) -> int | np.ndarray[Any, Any]:
     """How many frames `Fbank` makes of so many samples (an int or an int64 array)."""
-    length, shift = window_samples(config)
+    length, shift = config.window_samples
     # whole windows only, or one window centred on every shift
     spare = shift - length if config.snip_edges else shift // 2
     if isinstance(num_samples, np.ndarray):
@@ -56,15 +50,14 @@ def num_frames(
 
 
 class Fbank:
-    """Samples to log mel energies by one recipe; raises ConfigError for a bank that cannot be.
+    """Samples to log mel energies by one recipe; raises ConfigError where the backend is missing.
 
     The constants follow the samples to their device.
     """
 
     def __init__(self, config: FeatureConfig) -> None:
         self.config = config
-        self.length, self.shift = window_samples(config)
-        _check(config, self.length, self.shift)
+        self.length, self.shift = config.window_samples
         self._constants: dict[torch.device, _Constants] = {}
         if config.backend == "torchaudio":
             load_torchaudio_kaldi()
@@ -146,7 +139,7 @@ def mel_banks(config: FeatureConfig, padded_length: int) -> Tensor:
     In float32 throughout, as Kaldi and torchaudio do: where a loud harmonic falls on the foot of a
     filter, the rounding of its small weight shows (0.01 in the logarithm).
     """
-    low, high = (1127.0 * math.log(1.0 + edge / 700.0) for edge in _edges(config))
+    low, high = (1127.0 * math.log(1.0 + edge / 700.0) for edge in config.band)
     delta = (high - low) / (config.num_mel_bins + 1)
     bins = torch.arange(config.num_mel_bins)[:, None]
     left, center, right = (low + (bins + offset) * delta for offset in (0.0, 1.0, 2.0))
@@ -247,24 +240,3 @@ def _reflected(wave: Tensor, length: int, shift: int, count: int) -> Tensor:
     index = torch.arange(first, first + (count - 1) * shift + length, device=wave.device)
     index = index.remainder(2 * num_samples)
     return wave[torch.minimum(index, 2 * num_samples - 1 - index)]
-
-
-def _check(config: FeatureConfig, length: int, shift: int) -> None:
-    low, high = _edges(config)
-    nyquist = config.sample_rate / 2
-    if not 0.0 <= low < high <= nyquist:
-        raise ConfigError(
-            f"features.low_freq {config.low_freq:g} and features.high_freq {config.high_freq:g} "
-            f"leave no band below {nyquist:g} Hz; choose 0 <= low < high"
-        )
-    if length < 2 or shift < 1:
-        raise ConfigError(
-            f"features.frame_length_ms {config.frame_length_ms:g} and features.frame_shift_ms "
-            f"{config.frame_shift_ms:g} are too short at {config.sample_rate} Hz"
-        )
-
-
-def _edges(config: FeatureConfig) -> tuple[float, float]:
-    nyquist = config.sample_rate / 2
-    high = config.high_freq
-    return config.low_freq, high if high > 0.0 else nyquist + high

@@ -180,10 +180,6 @@ class Store:
             self._splits[name] = self._columns(name, rows)
         return self._splits[name]
 
-    def speeds(self, split: str) -> tuple[float, ...]:
-        """Speed factors of a split, in the order of Split.frames."""
-        return self.recipe.augment.speeds if split == "train" else (1.0,)
-
     def features(
         self,
         split: str,
@@ -200,7 +196,7 @@ class Store:
         """
         if self.info["payload"] == "pcm":
             samples = self.samples(split, i)
-            factor = self.speeds(split)[speed]
+            factor = self.recipe.speeds(split)[speed]
             rate = self.recipe.features.sample_rate
             varied = samples if factor == 1.0 else perturb_speed(samples, rate, factor)
             return self._fbank(varied, dither=dither, generator=generator)
@@ -273,7 +269,7 @@ class Store:
         return np.stack(
             [
                 num_frames(perturbed_length(num_samples, features.sample_rate, speed), features)
-                for speed in self.speeds(name)
+                for speed in self.recipe.speeds(name)
             ],
             axis=1,
         ).astype(np.int32)

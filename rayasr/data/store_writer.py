@@ -38,6 +38,7 @@ from rayasr.data.shard import (
 )
 from rayasr.data.store import INDEX_FIELDS, digest_of, info_digest, training_digest
 from rayasr.errors import DataError
+from rayasr.model_config import fewest_frames
 from rayasr.text import normalize_text
 from rayasr.tokenizer import Tokenizer, build_tokenizer
 
@@ -106,16 +107,7 @@ def plan_store(manifest: Manifest, recipe: Recipe) -> StorePlan:
 
 def frames_for_ctc(ids: Sequence[int], subsampling: int) -> int:
     """Fewest frames from which CTC can write these units: one per unit, one between equal ones."""
-    encoder_frames = len(ids) + sum(a == b for a, b in pairwise(ids))
-    if not encoder_frames:
-        return 0
-    # The inverses of T -> (T - 1) // 2 (kernel 3, stride 2) and T -> (T - 2) // 3 (5, 3).
-    if subsampling == 6:
-        return 2 * (3 * encoder_frames + 2) + 1
-    convolutions = {4: 2, 8: 3}[subsampling]
-    for _ in range(convolutions):
-        encoder_frames = 2 * encoder_frames + 1
-    return encoder_frames
+    return fewest_frames(len(ids) + sum(a == b for a, b in pairwise(ids)), subsampling)
 
 
 def _deal(

@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rayasr.model.alignment import best_path
 
 BLANK = 0
 _NEGLIGIBLE = -37.0  # 1 + exp(x) == 1 in float64 below this, so the sum of two is the larger one
@@ -58,36 +61,22 @@ def ctc_prefix_beam(
     ]
 
 
-def ctc_alignment(log_probs: Tensor, units: Sequence[int]) -> tuple[int, ...]:
+def ctc_alignment(
+    log_probs: Tensor, lengths: Tensor, units: Sequence[Sequence[int]]
+) -> list[tuple[int, ...]]:
     """For given units, the last frame of each one's run on their best CTC path.
 
-    `log_probs` (T, V). () where the frames are too few for the units or every path is impossible.
+    `log_probs` (B, T, V) with T > 0, `lengths` (B,). () where the frames are too few for the units
+    or every path is impossible.
     """
-    states = [BLANK, *(label for unit in units for label in (unit, BLANK))]  # (S,), S = 2 L + 1
-    emitted = log_probs[:, states].double()  # (T, S)
-    may_skip = torch.tensor(
-        [i >= 2 and states[i] != BLANK and states[i] != states[i - 2] for i in range(len(states))]
-    )
-    scores = torch.full((len(states),), -inf, dtype=torch.float64)
-    scores[0] = 0.0
-    steps = []  # for each frame, by how many states the best path came forward
-    for frame in emitted:
-        by_one = torch.nn.functional.pad(scores, (1, 0), value=-inf)[:-1]
-        by_two = torch.nn.functional.pad(scores, (2, 0), value=-inf)[: len(states)]
-        by_two = torch.where(may_skip, by_two, -inf)
-        scores, step = torch.stack([scores, by_one, by_two]).max(dim=0)
-        scores = scores + frame
-        steps.append(step)
-    if not len(units) or not len(steps):
-        return ()
-    state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
-    if scores[state] == -inf:
-        return ()
-    ends: dict[int, int] = {}
-    for t in range(len(steps) - 1, -1, -1):
-        ends.setdefault(state, t)
-        state -= int(steps[t][state])
-    return tuple(ends[2 * i + 1] for i in range(len(units)))
+    tokens = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in units], batch_first=True)
+    counts = torch.tensor([len(row) for row in units])
+    paths, scores = best_path(log_probs.double(), lengths, tokens, counts)
+    found = []
+    for path, score, row in zip(paths.tolist(), scores.tolist(), units, strict=True):
+        ends = {unit: frame for frame, unit in enumerate(path)}
+        found.append(tuple(ends[i] for i in range(len(row))) if score > -inf else ())
+    return found
 
 
 # A kept prefix is one tuple, because unpacking a tuple is the cheapest thing Python does:

@@ -18,9 +18,7 @@ from rayasr.decode.ctc_search import (
     ctc_prefix_beam,
 )
 from rayasr.decode.rescoring import ScoredNbest, score_nbest
-
-FEWEST_FRAMES = {4: 7, 6: 11, 8: 15}
-"""Fbank frames that one encoder frame needs, by subsampling; with fewer nothing is recognised."""
+from rayasr.model_config import fewest_frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ class Recognizer:
         self.decoding = decoding if decoding is not None else Decoding.of(loaded)
         subsampling = loaded.recipe.model.encoder.subsampling
         self.frame_s = subsampling * loaded.recipe.features.frame_shift_ms / 1000.0
-        self._fewest_frames = FEWEST_FRAMES[subsampling]
+        self._fewest_frames = fewest_frames(1, subsampling)
         self._device = next(loaded.model.parameters()).device
 
     @torch.no_grad()
@@ -130,10 +128,11 @@ class Recognizer:
             results = attention_beam(
                 self.model, encoder_out, lengths, settings.beam_size, settings.length_penalty
             )
+            times = ctc_alignment(log_probs.cpu(), frames, [item.units for item in results])
             found["attention"] = self._timed(
                 [
-                    CtcHypothesis(item.units, item.score, ctc_alignment(rows[:length], item.units))
-                    for item, rows, length in zip(results, log_probs.cpu(), frames, strict=True)
+                    CtcHypothesis(item.units, item.score, ends)
+                    for item, ends in zip(results, times, strict=True)
                 ]
             )
         return {mode: found[mode] for mode in modes}, scored

@@ -3,9 +3,10 @@
 From little speech an attention decoder does not find out by itself which frames a unit is in,
 while CTC does within minutes. Its best path gives each unit a span of frames, and the decoders are
 trained to keep their attention inside (in the spirit of guided attention, Tachibana et al. 2018).
-Training only: nothing here needs to script.
+The same path tells when a given unit was spoken. Nothing here needs to script.
 """
 
+from math import inf
 from typing import NamedTuple
 
 import torch
@@ -13,8 +14,6 @@ from torch import Tensor
 
 CONFIDENT_LOG_PROB = -1.0
 """An utterance takes part once the log-probability of its best path exceeds this per unit."""
-
-_IMPOSSIBLE = -1e30
 
 
 class Spans(NamedTuple):
@@ -78,7 +77,8 @@ def best_path(
 ) -> tuple[Tensor, Tensor]:
     """The best CTC path: which unit each frame belongs to, and the path's log-probability.
 
-    Returns int64 (B, T'), an index into `tokens` or -1 for blank and padding, and (B,).
+    Returns int64 (B, T'), an index into `tokens` or -1 for blank and padding, and (B,): -inf, and a
+    path of no meaning, where the frames are too few.
     Viterbi over blank, unit, blank, unit, … blank (2 L + 1 states).
     """
     batch, num_frames, _ = log_probs.shape
@@ -87,13 +87,13 @@ def best_path(
     emissions = log_probs.gather(2, states[:, None].expand(-1, num_frames, -1))  # (B, T', S)
     may_skip = torch.zeros_like(states, dtype=torch.bool)  # over a blank, to a different unit
     may_skip[:, 3::2] = states[:, 3::2] != states[:, 1:-2:2]
-    skip_penalty = torch.where(may_skip, 0.0, _IMPOSSIBLE)
+    skip_penalty = torch.where(may_skip, 0.0, -inf)
 
-    scores = torch.full_like(emissions[:, 0], _IMPOSSIBLE)
+    scores = torch.full_like(emissions[:, 0], -inf)
     scores[:, :2] = emissions[:, 0, :2]
     history, steps = [scores], []
     for t in range(1, num_frames):
-        before = torch.nn.functional.pad(scores, (2, 0), value=_IMPOSSIBLE)
+        before = torch.nn.functional.pad(scores, (2, 0), value=-inf)
         arrivals = torch.stack([scores, before[:, 1:-1], before[:, :-2] + skip_penalty])
         best, step = arrivals.max(0)
         scores = best + emissions[:, t]

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayasr.config import DecoderConfig
 from rayasr.model.alignment import Spans, span_loss
 from rayasr.model.attention import Attention, extend_cache
 from rayasr.model.dropout import Dropout
@@ -13,6 +12,7 @@ from rayasr.model.feed_forward import FeedForward
 from rayasr.model.losses import at_least_float32
 from rayasr.model.masks import causal_mask, score_bias
 from rayasr.model.subsampling import Positions
+from rayasr.model_config import DecoderConfig
 
 
 class DecoderLayer(nn.Module):

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayasr.config import EncoderConfig
 from rayasr.model.attention import Attention, RelativeAttention
 from rayasr.model.convolution import ConvolutionModule
 from rayasr.model.dropout import Dropout
 from rayasr.model.feed_forward import FeedForward
 from rayasr.model.masks import chunk_mask, padding_mask, score_bias
 from rayasr.model.subsampling import GlobalCmvn, Positions, Subsampling
+from rayasr.model_config import EncoderConfig
 
 
 class TransformerLayer(nn.Module):

@@ -14,17 +14,9 @@ IGNORE_ID = -1
 class Losses(NamedTuple):
     """Sums over the utterances of a batch, 0-dim tensors, in nats; nothing is divided."""
 
-    total: Tensor
-    """ctc_weight x ctc + (1 - ctc_weight) x attention."""
     ctc: Tensor
     attention: Tensor
     """Both directions, weighted."""
-    attention_left: Tensor
-    attention_right: Tensor
-    correct: Tensor
-    """Units (the end included) that the left decoder ranks first, given what is before them."""
-    num_units: Tensor
-    """Units, one end per utterance included: the attention loss's denominator by units."""
     alignment: Tensor
     """Attention outside the spans that CTC gives, both directions; 0 where not asked for."""
 

@@ -7,13 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from rayasr.model.dropout import Dropout
+from rayasr.model_config import CONVOLUTIONS
 
 TABLE_FRAMES = 5000
 """Rows of the precomputed position table; positions beyond it are computed when they come."""
-
-KERNELS = {4: [3, 3], 6: [3, 5], 8: [3, 3, 3]}
-STRIDES = {4: [2, 2], 6: [2, 3], 8: [2, 2, 2]}
-"""Sizes and steps of the convolutions, the same along time and mel bins, by subsampling rate."""
 
 
 class GlobalCmvn(nn.Module):
@@ -78,8 +75,8 @@ class Subsampling(nn.Module):
         self, rate: int, num_mel_bins: int, channels: int, size: int, positions: Positions
     ) -> None:
         super().__init__()
-        self.kernels = KERNELS[rate]
-        self.strides = STRIDES[rate]
+        self.kernels = [kernel for kernel, _ in CONVOLUTIONS[rate]]
+        self.strides = [stride for _, stride in CONVOLUTIONS[rate]]
         self.rate = rate
         layers: list[nn.Module] = []
         for i, (kernel, stride) in enumerate(zip(self.kernels, self.strides)):

@@ -9,7 +9,6 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from rayasr.config import ModelConfig
 from rayasr.model.alignment import Spans, alignment_spans
 from rayasr.model.decoder import BiDecoder, Decoder
 from rayasr.model.encoder import Encoder
@@ -24,6 +23,7 @@ from rayasr.model.losses import (
 )
 from rayasr.model.masks import draw_chunk, padding_mask, score_bias
 from rayasr.model.subsampling import GlobalCmvn
+from rayasr.model_config import ModelConfig
 
 
 class Ctc(nn.Module):
@@ -67,7 +67,6 @@ class U2Model(nn.Module):
         self.vocab_size = vocab_size
         self.sos_eos_id = sos_eos_id
         self.ignore_id = IGNORE_ID
-        self.ctc_weight = config.ctc_weight
         self.reverse_weight = config.reverse_weight if self.bidirectional else 0.0
         self.label_smoothing = config.label_smoothing
         self.alignment_weight = config.alignment_weight
@@ -105,7 +104,6 @@ class U2Model(nn.Module):
         logits, outside = self.left_logits(inputs, encoder_out, memory_bias, left_spans)
         logits = at_least_float32(logits)
         left = attention_loss(logits, targets, self.label_smoothing)
-        correct = (logits.argmax(2) == targets).sum()
         right = torch.zeros_like(left)
         if self.reverse_weight > 0.0:
             reversed_tokens = reverse_units(tokens, token_lengths, self.ignore_id)
@@ -115,11 +113,7 @@ class U2Model(nn.Module):
             outside = outside + right_outside
             right = attention_loss(logits, targets, self.label_smoothing)
         attention = (1.0 - self.reverse_weight) * left + self.reverse_weight * right
-        total = self.ctc_weight * ctc + (1.0 - self.ctc_weight) * attention
-        if self.alignment_weight > 0.0:
-            total = total + self.alignment_weight * outside
-        num_units = (targets != self.ignore_id).sum()
-        return Losses(total, ctc, attention, left, right, correct, num_units, outside)
+        return Losses(ctc, attention, outside)
 
     def spans(
         self, encoder_out: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor

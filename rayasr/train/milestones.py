@@ -43,10 +43,12 @@ class Training:
 
     def close(self) -> None:
         """Wait for the last checkpoint and close the files."""
-        if self.log is not None:
-            self.log.close()
-        if self.writer is not None:
-            self.writer.close()
+        try:
+            if self.log is not None:
+                self.log.close()
+        finally:
+            if self.writer is not None:
+                self.writer.close()
 
 
 def begin(setup: Setup, run: Path, world: World, reporter: Reporter) -> Training:

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rayasr.config import ModelConfig, Recipe
+from rayasr.config import Recipe
 from rayasr.data.batch import Batch
 from rayasr.data.loader import LoadedStep
 from rayasr.model.losses import Losses
+from rayasr.model_config import ModelConfig
 from rayasr.train.optim import clip_gradients, set_learning_rate, update_weights
 from rayasr.train.state import NUM_EXTRAS, TrainState
 

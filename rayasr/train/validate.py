@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from kaldialign import edit_distance
-from torch import Tensor
 
 from rayasr.config import Recipe
 from rayasr.data.batch import Batch
+from rayasr.decode.ctc_search import ctc_greedy
 from rayasr.text import split_units
 from rayasr.tokenizer import Tokenizer
 from rayasr.train.state import TrainState
@@ -66,13 +66,6 @@ def validate(
     return result
 
 
-def collapse(best: list[int], blank_id: int = 0) -> list[int]:
-    """CTC's greedy rule: repeats merged, then blanks dropped."""
-    return [
-        unit for i, unit in enumerate(best) if unit != blank_id and (i == 0 or unit != best[i - 1])
-    ]
-
-
 def _add(
     total: _Sums, state: TrainState, batch: Batch, chunk: int, recipe: Recipe, tokenizer: Tokenizer
 ) -> None:
@@ -80,23 +73,16 @@ def _add(
         features = batch.features.to(state.dtype)
         encoder_out, lengths = state.model.encode(features, batch.feature_lengths, chunk)
         losses = state.model.losses(encoder_out, lengths, batch.tokens, batch.token_lengths)
-        best: Tensor = state.model.ctc_log_probs(encoder_out).argmax(dim=-1)  # (B, T')
+        hypotheses = ctc_greedy(state.model.ctc_log_probs(encoder_out), lengths)
     total.ctc += float(losses.ctc)
     total.attention += float(losses.attention)
     total.utterances += len(batch.keys)
     total.units += int(batch.token_lengths.sum())
-    rows = zip(
-        best.tolist(),
-        lengths.tolist(),
-        batch.tokens.tolist(),
-        batch.token_lengths.tolist(),
-        strict=True,
-    )
-    for path, frames, tokens, num_tokens in rows:
-        units = collapse(path[:frames], tokenizer.blank_id)
-        total.empty += not units
+    rows = zip(hypotheses, batch.tokens.tolist(), batch.token_lengths.tolist(), strict=True)
+    for found, tokens, num_tokens in rows:
+        total.empty += not found.units
         reference = split_units(tokenizer.decode(tokens[:num_tokens]), recipe.decode.unit)
-        hypothesis = split_units(tokenizer.decode(units), recipe.decode.unit)
+        hypothesis = split_units(tokenizer.decode(found.units), recipe.decode.unit)
         total.errors += int(edit_distance(reference, hypothesis)["total"])
         total.reference += len(reference)
 

@@ -11,6 +11,7 @@ from rayasr.average import average_checkpoints, average_weights, best_checkpoint
 from rayasr.checkpoint import (
     Checkpoint,
     checkpoint_folders,
+    choose_device,
     default_decoding,
     latest_checkpoint,
     list_checkpoints,
@@ -23,7 +24,7 @@ from rayasr.checkpoint import (
 )
 from rayasr.config import dump_recipe
 from rayasr.data.cmvn import CmvnStats
-from rayasr.errors import CheckpointError, DataError
+from rayasr.errors import CheckpointError, ConfigError, DataError
 from rayasr.model.u2 import build_model
 from rayasr.tokenizer import Tokenizer
 from rayasr.train.checkpoint_writer import CheckpointWriter, fetch_from_mirror
@@ -303,3 +304,16 @@ def test_half_written_models_do_not_count(tmp_path: Path):
     weights = loaded.model.state_dict()
     save_model(folder, weights, loaded.recipe, loaded.tokenizer, loaded.cmvn)
     assert load_model(folder).tokenizer == loaded.tokenizer
+
+
+def test_devices_are_chosen_here_or_for_a_cluster(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert (choose_device("auto"), choose_device("auto", gpus=2)) == ("cpu", "cuda")
+    assert choose_device("cpu", gpus=2) == "cpu"
+    for devices, gpus, message in (
+        ("cuda", None, "torch sees no GPU here"),
+        ("cuda", 0, "Ray sees no GPU"),
+        ("gpu", 2, "not one of auto, cpu, cuda"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            choose_device(devices, gpus)

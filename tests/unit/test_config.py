@@ -1,5 +1,6 @@
 """Recipes: every shipped one loads; bad ones are answered with a sentence."""
 
+from math import inf, nan
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,48 @@ def test_the_store_digest_ignores_what_a_store_does_not_depend_on() -> None:
 
 def test_modes_are_the_ones_that_can_be_decoded() -> None:
     assert set(Recipe().decode.modes) <= set(DECODE_MODES)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"corpora": [{"path": "x", "weight": inf}]}, r"corpora.0.weight: .*finite"),
+        ({"features": {"frame_length_ms": 0}}, r"features.frame_length_ms: .*greater than 0"),
+        ({"features": {"frame_shift_ms": -1}}, r"features.frame_shift_ms: .*greater than 0"),
+        ({"features": {"frame_shift_ms": 0.01}}, r"too short at 16000 Hz"),
+        ({"features": {"low_freq": -1}}, r"features.low_freq: .*greater than or equal to 0"),
+        ({"features": {"high_freq": 9000.0}}, r"no band below 8000 Hz"),
+        ({"features": {"low_freq": 4000.0, "high_freq": 3000.0}}, "no band"),
+        ({"features": {"high_freq": -8000.0}}, "no band"),
+        ({"features": {"num_mel_bins": 14}, "model": {"encoder": {"subsampling": 8}}}, "15"),
+        ({"store": {"min_seconds": 3, "max_seconds": 2}}, r"min_seconds .*max_seconds"),
+        ({"augment": {"speeds": []}}, r"augment.speeds must not be empty"),
+        ({"augment": {"speeds": [0.0]}}, r"augment.speeds.0: .*greater than or equal to 0.5"),
+        ({"augment": {"speeds": [1.0, 20]}}, r"augment.speeds.1: .*less than or equal to 2"),
+        ({"augment": {"stringing": {"start_frames": 9, "max_frames": 8}}}, "start_frames"),
+        ({"batch": {"max_padded_frames": 0}}, r"max_padded_frames must be at least 1"),
+        ({"model": {"decoder": {"attention_heads": 3}}}, r"decoder.attention_heads"),
+        ({"optim": {"betas": [1.5, 2]}}, r"optim.betas.0: .*less than 1"),
+        ({"optim": {"betas": [0.9, -0.1]}}, r"optim.betas.1: .*greater than or equal to 0"),
+        ({"optim": {"lr": inf}}, r"optim.lr: .*finite"),
+        ({"train": {"epochs": 0}}, r"train.epochs"),
+        ({"decode": {"modes": []}}, r"decode.modes must not be empty"),
+        ({"decode": {"ctc_weights": [-0.1]}}, r"ctc_weights.0: .*greater than or equal to 0"),
+        ({"decode": {"length_penalty": nan}}, r"decode.length_penalty: .*finite"),
+        ({"seed": 2**64}, r"seed: .*less than"),
+    ],
+)
+def test_nonsense_is_answered_before_anything_is_computed(
+    values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(values)
+
+
+def test_no_limit_may_be_written_as_infinity() -> None:
+    values = {
+        "store": {"max_seconds": inf},
+        "optim": {"max_grad_norm": inf},
+        "checkpoint": {"every_minutes": inf},
+    }
+    assert parse_recipe(values).optim.max_grad_norm == inf

@@ -1,5 +1,6 @@
 """Notes, progress lines, metrics with each step once."""
 
+import errno
 import json
 import math
 from pathlib import Path
@@ -56,16 +57,51 @@ def test_a_run_without_metrics_has_none(tmp_path: Path):
     assert read_metrics(tmp_path) == []
 
 
-def test_a_failing_write_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class FullDisk:
-        def write(self, _text: str) -> None:
-            raise OSError(28, "No space left on device")
-
+def test_a_full_disk_is_one_sentence_and_closing_adds_no_other(tmp_path: Path):
     log = MetricsLog(tmp_path)
-    log.close()
-    monkeypatch.setattr(log, "_file", FullDisk())
-    with pytest.raises(DataError, match="free space"):
+    log._file.close()
+    log._file = Path("/dev/full").open("a")  # noqa: SIM115  # closed by the log
+    with pytest.raises(DataError, match=r"cannot write .*metrics.jsonl.*free some space"):
         log.write({"step": 1})
+    log.close()
+
+
+def test_a_full_disk_at_the_start_or_at_the_end_is_one_sentence(tmp_path: Path):
+    log = MetricsLog(tmp_path)
+    log._file.close()
+    log._file = Path("/dev/full").open("a")  # noqa: SIM115
+    log._file.write("not flushed")
+    with pytest.raises(DataError, match="cannot write"):
+        log.close()
+    (tmp_path / ".metrics.jsonl").symlink_to("/dev/full")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(DataError, match="cannot write"):
+        MetricsLog(tmp_path, after_step=1)
+
+
+def test_events_that_cannot_be_written_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    log = MetricsLog(tmp_path)
+    log.write({"step": 1})
+    monkeypatch.setattr(log, "_events", FullDisk())
+    with pytest.raises(DataError, match="free some space"):
+        log.write({"step": 2})
+    log.close()
+
+
+class FullDisk:
+    """TensorBoard's writer on a full disk."""
+
+    closed = False
+
+    def add_event(self, _event: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_plain_progress_is_a_line_now_and_then(capsys, monkeypatch: pytest.MonkeyPatch):

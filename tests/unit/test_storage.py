@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import socket
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -126,10 +128,90 @@ def test_a_damaged_lease_belongs_to_nobody(tmp_path: Path):
             pass
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
 def test_the_heart_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "LEASE_BEAT_S", 0.001)
+    with Lease(tmp_path) as lease:
+        first = storage.read_json(tmp_path / "lease.json")["heartbeat"]
+        wait_for(lambda: storage.read_json(tmp_path / "lease.json")["heartbeat"] != first)
+        lease.check()
+
+
+def test_the_heart_beats_on_after_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "LEASE_BEAT_S", 0.001)
+    written = storage.write_json
+    failures = 0
+
+    def full(path: Path, value: object) -> None:
+        nonlocal failures
+        if threading.current_thread().name == "lease" and failures < 3:
+            failures += 1
+            raise DataError(f"no space left while writing {path}")
+        written(path, value)
+
+    monkeypatch.setattr(storage, "write_json", full)
     with Lease(tmp_path):
         first = storage.read_json(tmp_path / "lease.json")["heartbeat"]
-        deadline = time.monotonic() + 10
-        while storage.read_json(tmp_path / "lease.json")["heartbeat"] == first:
-            assert time.monotonic() < deadline
+        wait_for(lambda: storage.read_json(tmp_path / "lease.json")["heartbeat"] != first)
+    assert failures == 3
+
+
+def test_an_owner_that_stood_still_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "LEASE_BEAT_S", 0.001)
+    with Lease(tmp_path) as lease:
+        other = holder()
+
+        def given_way() -> bool:
+            storage.write_json(tmp_path / "lease.json", other)
+            return not lease._beat.is_alive()
+
+        wait_for(given_way)
+        with pytest.raises(ConfigError, match=f"taken over by process {os.getppid()}"):
+            lease.check()
+    assert storage.read_json(tmp_path / "lease.json") == other
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("dead", [True, False])
+def test_of_two_starts_at_once_one_holds_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool, dead: bool
+):
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(storage.os, "link", refuse)
+    if dead:
+        write(tmp_path, holder(boot_id="another", heartbeat=0.0))
+    monkeypatch.setattr(storage, "_SETTLE_S", 1.0)  # a busy machine may hold a thread that long
+    barrier = threading.Barrier(8)
+    held: list[Lease] = []
+    refused: list[ConfigError] = []
+
+    def start(number: int) -> None:
+        lease = Lease(tmp_path)
+        lease._owner |= {"boot_id": f"host {number}", "pid": number}
+        barrier.wait()
+        try:
+            held.append(lease.__enter__())
+        except ConfigError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=start, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(held) == 1
+    assert len(refused) == 7
+    owner = storage.read_json(tmp_path / "lease.json")["pid"]
+    assert held[0]._owner["pid"] == owner
+    held[0].__exit__()
+    assert list(tmp_path.iterdir()) == []

@@ -259,6 +259,24 @@ def test_unpacking_goes_on_after_a_stop(tmp_path, server, published):
     assert files[1].stat().st_mtime_ns == kept
 
 
+def test_what_is_unpacked_already_needs_no_room_again(tmp_path, server, published, monkeypatch):
+    (tmp_path / "data_aishell.tgz").write_bytes(published)
+    Run(tmp_path, published, server)()
+    files = [path for path in (tmp_path / "data_aishell").rglob("*") if path.is_file()]
+    archive = replace(archive_of(published), unpacked=sum(path.stat().st_size for path in files))
+    (tmp_path / "data_aishell" / ".complete").unlink()
+    wav = next(path for path in files if path.suffix == ".wav")
+    size = wav.stat().st_size
+    wav.rename(wav.with_name(f".{wav.name}.123"))  # what a killed command leaves
+    run = Run(tmp_path, published, server, archives=[archive])
+    monkeypatch.setattr(download, "free_bytes", lambda _: size - 1)
+    with pytest.raises(DataError, match="free some space"):
+        run()
+    monkeypatch.setattr(download, "free_bytes", lambda _: size)
+    run()
+    check_corpus(tmp_path)
+
+
 def test_speaker_archives_unpacked_by_hand_need_no_network(tmp_path, server, published):
     with tarfile.open(fileobj=io.BytesIO(published)) as tar:
         tar.extractall(tmp_path, filter="data")

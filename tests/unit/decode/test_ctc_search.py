@@ -49,17 +49,17 @@ def test_no_frames_is_the_empty_prefix():
 @pytest.mark.parametrize("seed", range(8))
 def test_alignment_is_the_best_path_of_its_units(seed):
     generator = torch.Generator().manual_seed(seed)
-    log_probs = torch.randn(6, 3, generator=generator).log_softmax(1)
+    padded = torch.randn(2, 8, 3, generator=generator).log_softmax(2)  # beside a longer one
+    log_probs = padded[0, :6]
     units = [(1,), (1, 2), (2, 2), (1, 2, 1)][seed % 4]
     paths = [p for p in itertools.product(range(3), repeat=6) if collapse(p) == units]
     best = max(paths, key=lambda p: sum(float(log_probs[t, u]) for t, u in enumerate(p)))
     ends = tuple(t for t in range(6) if best[t] and (t == 5 or best[t + 1] != best[t]))
-    assert ctc_alignment(log_probs, units) == ends
+    assert ctc_alignment(padded, torch.tensor([6, 8]), [units, (1, 2, 1, 2)])[0] == ends
 
 
 def test_what_cannot_be_aligned_has_no_times():
-    log_probs = torch.zeros(2, 3)
-    assert ctc_alignment(log_probs, (1, 1)) == ()  # a repeat needs a blank between
-    assert ctc_alignment(log_probs, ()) == ()
-    assert ctc_alignment(log_probs[:0], (1,)) == ()
-    assert ctc_alignment(log_probs, (1, 2)) == (0, 1)
+    log_probs = torch.zeros(4, 2, 3)
+    log_probs[3, :, 2] = -math.inf
+    units = [(1, 1), (), (1, 2), (2, 1)]  # a repeat needs a blank between; 2 cannot be here
+    assert ctc_alignment(log_probs, torch.full((4,), 2), units) == [(), (), (0, 1), ()]

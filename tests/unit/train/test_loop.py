@@ -1,5 +1,6 @@
 """The loop without Ray: interrupted and resumed bit for bit, limits, refusals, warnings."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,8 @@ import pytest
 import torch
 
 from rayasr.checkpoint import Checkpoint, list_checkpoints
-from rayasr.errors import CheckpointError, ConfigError, TrainingError
-from rayasr.logs import read_metrics
+from rayasr.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rayasr.logs import MetricsLog, read_metrics
 from rayasr.train import milestones
 from rayasr.train import step as step_module
 from rayasr.train.loop import FitOptions, FitResult, fit
@@ -73,6 +74,20 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(store: Path, tmp_path: Path)
     assert train(store, tmp_path / "broken", **settings).finished
     assert_same_end(tmp_path / "whole", tmp_path / "broken")
     assert "going on from" in (tmp_path / "broken" / "messages.txt").read_text()
+
+
+def test_a_full_disk_ends_training_with_a_sentence_and_its_checkpoint_thread(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    class FullAtTheEnd(MetricsLog):
+        def close(self) -> None:
+            super().close()
+            raise DataError("cannot write metrics.jsonl")
+
+    monkeypatch.setattr(milestones, "MetricsLog", FullAtTheEnd)
+    with pytest.raises(DataError, match=r"cannot write metrics.jsonl"):
+        train(store, tmp_path, train__epochs=1)
+    assert "checkpoints" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_a_killed_run_goes_on_from_its_last_whole_checkpoint(store: Path, tmp_path: Path):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from rayasr.config import ModelConfig, parse_recipe
+from rayasr.config import parse_recipe
 from rayasr.data.batch import Batch
 from rayasr.data.loader import LoadedStep
 from rayasr.model.losses import Losses
 from rayasr.model.u2 import build_model
+from rayasr.model_config import ModelConfig
 from rayasr.train.optim import learning_rate
 from rayasr.train.state import build_state
 from rayasr.train.step import combine, train_step
@@ -94,13 +95,13 @@ def make_step(batches: list[Batch]) -> LoadedStep:
 
 
 def test_losses_are_divided_by_utterances_or_units():
-    values = {name: torch.tensor(0.0) for name in Losses._fields}
-    values |= {"ctc": torch.tensor(40.0), "attention": torch.tensor(120.0)}
-    losses = Losses(**values)
+    losses = Losses(torch.tensor(40.0), torch.tensor(120.0), torch.tensor(8.0))
     loss, ctc, attention = combine(losses, ModelConfig(ctc_weight=0.5), 4, 20)
     assert (ctc.item(), attention.item(), loss.item()) == (10.0, 30.0, 20.0)
     config = ModelConfig(length_normalized_loss=True)
     assert combine(losses, config, 4, 20)[2].item() == 5.0  # 20 units and 4 ends
+    config = ModelConfig(ctc_weight=0.5, alignment_weight=0.5)
+    assert combine(losses, config, 4, 20)[0].item() == 21.0
 
 
 def test_a_worker_without_a_micro_batch_contributes_zeros():
