@@ -23,7 +23,13 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from launcher.docker.commands import DockerCli
-from launcher.docker.image import DEFAULT_IMAGE, BuildOptions, build_image, check_image, image_layers
+from launcher.docker.image import (
+    DEFAULT_IMAGE,
+    BuildOptions,
+    build_image,
+    check_image,
+    image_layers,
+)
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 NEEDED = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", ".dockerignore")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from launcher.contract import FileSystem
 
+from launcher.contract import FileSystem
 from launcher.emulator.options import Options
 from launcher.emulator.server import Emulator, run_emulator
 from launcher.spec import JobSpec
