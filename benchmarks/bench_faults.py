@@ -214,6 +214,7 @@ def main() -> None:
         )
         for row in arguments.only:
             place.notes.clear()
+            place.emulator.faults.clear()
             print(ROWS[row](bench).markdown(), flush=True)
 
 

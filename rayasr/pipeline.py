@@ -74,6 +74,7 @@ class _Work:
     options: RunOptions
     store: "StorePlan"
     anew: bool
+    lease: storage.Lease
 
 
 def run(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
@@ -87,22 +88,30 @@ def run(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     _check_training(recipe, options, stages)
     digests = _digests(recipe, store)
     storage.make_folder(options.out)
-    for planned in stages:
-        if not planned.runs:
-            note(f"{planned.stage}: skipped, {planned.reason}")
-            continue
-        note(f"{planned.stage}: {planned.reason}")
-        record = {"digest": digests[planned.stage], "finished": False, "seconds": 0.0}
-        _record(options.out, planned.stage, record)
-        started = time.monotonic()
-        finished = _RUNNERS[planned.stage](_Work(recipe, options, store, planned.anew))
-        seconds = time.monotonic() - started
-        record |= {"finished": finished, "seconds": round(seconds, 1)}
-        _record(options.out, planned.stage, record)
-        note(f"{planned.stage}: done in {seconds:.0f} s")
+    with storage.Lease(options.out, note) as lease:
+        for planned in stages:
+            if not planned.runs:
+                note(f"{planned.stage}: skipped, {planned.reason}")
+                continue
+            lease.check()
+            work = _Work(recipe, options, store, planned.anew, lease)
+            _run_stage(planned, work, digests[planned.stage])
     if stages[-1].stage not in ("decode", "export"):
         return {}
     return dict(storage.read_json(options.out / "result.json"))
+
+
+def _run_stage(planned: Planned, work: _Work, digest: str) -> None:
+    """Do a stage, with a record of its beginning and of its end."""
+    out = work.options.out
+    note(f"{planned.stage}: {planned.reason}")
+    record = {"digest": digest, "finished": False, "seconds": 0.0}
+    _record(out, planned.stage, record)
+    started = time.monotonic()
+    finished = _RUNNERS[planned.stage](work)
+    seconds = time.monotonic() - started
+    _record(out, planned.stage, record | {"finished": finished, "seconds": round(seconds, 1)})
+    note(f"{planned.stage}: done in {seconds:.0f} s")
 
 
 def plan_stages(recipe: Recipe, options: RunOptions) -> list[Planned]:
@@ -237,6 +246,7 @@ def _train(work: _Work) -> bool:
         devices=options.devices,
         max_time_s=options.max_time_s,
         resume="never" if work.anew else "auto",
+        lease=work.lease,
     )
     return result.finished
 

@@ -209,7 +209,7 @@ def _only_writer(out: str) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
     storage.make_folder(out)
-    with storage.Lease(out) as lease:
+    with storage.Lease(out, note) as lease:
         yield lease.check
 
 

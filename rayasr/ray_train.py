@@ -6,6 +6,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -41,9 +42,12 @@ def run_training(
     max_time_s: float | None = None,
     resume: str = "auto",
     dry_run: bool = False,
+    lease: storage.Lease | None = None,
     notes: Callable[[str], None] = note,
 ) -> "FitResult":
     """Train a recipe on a store into RUN, with `workers` Ray workers (0: in this process).
+
+    Takes RUN's lease unless the caller holds it and hands it down.
 
     With (least, most) a lost host costs its workers and the steps since the last checkpoint; the
     group grows again when a host comes back.
@@ -66,8 +70,9 @@ def run_training(
     clock.mark("store")
     folder = Path(run).absolute()
     storage.make_folder(folder)
-    with storage.Lease(folder) as lease, stop_on_signals(notes) as stop:
-        driver = _Driver(lease, stop, notes)
+    holding = storage.Lease(folder, notes) if lease is None else nullcontext(lease)
+    with holding as held, stop_on_signals(notes) as stop:
+        driver = _Driver(held, stop, notes)
         inputs = data.training_digest
         prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
         job = Job(

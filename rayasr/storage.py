@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -150,12 +151,14 @@ class Lease:
     """One writer for a run folder, held by a heartbeat in `lease.json`, without file locks.
 
     Taken over when its owner's heartbeat is a minute old, or at once when the owner ran in this
-    boot and PID namespace and its process is gone. An owner that was suspended for so long finds
+    boot and PID namespace and its process is gone; an owner elsewhere is watched for up to that
+    minute before a start is refused. An owner that was suspended for so long finds
     the other's name at its next heartbeat. Use as a context manager, and `check` now and then.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, notes: Callable[[str], None] | None = None) -> None:
         self._path = Path(folder) / "lease.json"
+        self._notes = notes or (lambda _: None)
         self._owner = _this_process()
         self._stop = threading.Event()
         self._beat: threading.Thread | None = None
@@ -200,11 +203,27 @@ class Lease:
             raise ConfigError(f"{self._path} cannot be kept; is the folder being removed?")
 
     def _refuse_living(self, holder: dict[str, Any] | None) -> None:
-        if holder is not None and _alive(holder, self._owner):
+        if holder is not None and _alive(holder, self._owner) and self._beats(holder):
             raise ConfigError(
                 f"{self._path.parent} is in use by {_name(holder)}; "
                 "stop that run first, or choose another --out"
             )
+
+    def _beats(self, holder: dict[str, Any]) -> bool:
+        """Watch an owner that cannot be looked up: a job that was just killed must not block."""
+        if _is_near(holder, self._owner):
+            return True
+        self._notes(
+            f"{self._path.parent} was in use by {_name(holder)} a moment ago; waiting up to "
+            f"{LEASE_STALE_S:.0f} s for a sign of life"
+        )
+        now: dict[str, Any] | None = holder
+        while now is not None and _alive(now, self._owner):
+            if now.get("heartbeat") != holder.get("heartbeat"):
+                return True
+            time.sleep(_SETTLE_S)
+            now = self._read()
+        return False
 
     def _keep_alive(self) -> None:
         while not self._stop.wait(LEASE_BEAT_S):
@@ -248,11 +267,16 @@ def _same_process(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return all(a.get(key) == b.get(key) for key in keys)
 
 
+def _is_near(holder: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether the owner's process can be looked up: same boot, same PID namespace."""
+    same = all(holder.get(key) == ours[key] for key in ("boot_id", "pid_namespace"))
+    return same and bool(ours["boot_id"])
+
+
 def _alive(holder: dict[str, Any], ours: dict[str, Any]) -> bool:
     if _same_process(holder, ours):
         return False
-    here = all(holder.get(key) == ours[key] for key in ("boot_id", "pid_namespace"))
-    if here and ours["boot_id"]:
+    if _is_near(holder, ours):
         return bool(_process_start(int(holder["pid"])) == holder.get("process_start"))
     return bool(time.time() - float(holder.get("heartbeat", 0)) < LEASE_STALE_S)
 

@@ -98,6 +98,11 @@ class Faults:
         with self._lock:
             self._pending.append(fault)
 
+    def clear(self) -> None:
+        """Forget those that have not struck."""
+        with self._lock:
+            self._pending.clear()
+
     def pending(self) -> tuple[Fault, ...]:
         """Those that are left."""
         with self._lock:

@@ -114,11 +114,32 @@ def test_a_dead_owners_lease_is_taken_over(tmp_path: Path, changes: dict[str, ob
         assert storage.read_json(tmp_path / "lease.json")["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("changes", [{"boot_id": "another"}, {"pid_namespace": "another"}])
-def test_elsewhere_only_the_heartbeat_counts(tmp_path: Path, changes: dict[str, object]):
+ELSEWHERE = pytest.mark.parametrize(
+    "changes", [{"boot_id": "another"}, {"pid_namespace": "another"}]
+)
+
+
+@ELSEWHERE
+def test_an_owner_elsewhere_that_beats_is_named(tmp_path: Path, changes: dict[str, object]):
+    """Seen from a container: the process is not there, its heartbeats are."""
     write(tmp_path, holder(pid=2**22 + 1, **changes))
-    with pytest.raises(ConfigError, match="in use"), Lease(tmp_path):
+
+    def beat(note: str) -> None:
+        assert f"{tmp_path} was in use by process {2**22 + 1}" in note
+        write(tmp_path, holder(pid=2**22 + 1, **changes))
+
+    with pytest.raises(ConfigError, match="in use"), Lease(tmp_path, beat):
         pass
+
+
+@ELSEWHERE
+def test_a_job_that_was_just_killed_does_not_block_the_next(
+    tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(storage, "LEASE_STALE_S", 0.5)
+    write(tmp_path, holder(pid=2**22 + 1, **changes))
+    with Lease(tmp_path):
+        assert storage.read_json(tmp_path / "lease.json")["pid"] == os.getpid()
 
 
 def test_a_damaged_lease_belongs_to_nobody(tmp_path: Path):
