@@ -1,6 +1,7 @@
 """rayasr/pipeline.py: which stages run, why, and what they are told."""
 
 import json
+import os
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from rayasr import pipeline, ray_data
+from rayasr import pipeline, ray_data, storage
 from rayasr.checkpoint import save_checkpoint
 from rayasr.cli.run import _print_result
 from rayasr.config import Recipe, with_corpora
@@ -259,3 +260,30 @@ def test_a_run_without_a_split_to_decode_is_printed(
     out = capsys.readouterr().out
     assert "nothing was decoded" in out
     assert f"rayasr transcribe {tmp_path}" in out
+
+
+def test_another_run_in_the_same_folder_is_refused(
+    recipe: Recipe, options: RunOptions, stages: Stages
+) -> None:
+    options.out.mkdir(parents=True, exist_ok=True)
+    owner = storage._this_process()  # a living one: this process's parent
+    parent = os.getppid()
+    owner |= {"pid": parent, "process_start": storage._process_start(parent)}
+    storage.write_json(options.out / "lease.json", owner | {"heartbeat": 0.0})
+    with pytest.raises(ConfigError, match=f"is in use by process {parent}"):
+        pipeline.run(recipe, options)
+    assert stages.ran == []
+
+
+def test_every_stage_runs_under_the_lease(
+    recipe: Recipe, options: RunOptions, stages: Stages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(work: pipeline._Work) -> bool:
+        assert storage.read_json(options.out / "lease.json")["pid"] == os.getpid()
+        return runner(work)
+
+    runner = pipeline._RUNNERS["decode"]
+    monkeypatch.setitem(pipeline._RUNNERS, "decode", decode)
+    pipeline.run(recipe, options)
+    assert "decode" in stages.ran
+    assert not (options.out / "lease.json").exists()
