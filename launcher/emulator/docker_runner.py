@@ -10,6 +10,8 @@ from launcher.emulator.containers import Cluster, Container, Task
 from rayasr.errors import LaunchError
 
 _SHARED_MEMORY = "2g"
+_INHERITED = ("RAYASR_NUM_CPUS", "RAYASR_BOOT_TIMEOUT_S")
+"""Variables of the emulator that say what this machine can do; the image has all others."""
 
 
 class DockerRunner:
@@ -21,6 +23,7 @@ class DockerRunner:
     def __init__(self, prefix: str, environment: Mapping[str, str]) -> None:
         self._prefix = prefix
         self._docker = DockerCli(environment)
+        self._environment = {key: environment[key] for key in _INHERITED if key in environment}
 
     def check(self) -> None:
         """See that an engine answers; raises LaunchError."""
@@ -33,15 +36,16 @@ class DockerRunner:
             raise LaunchError("slow-names goes with the runners processes and namespaces")
         network = f"{self._prefix}-{name}"
         self._docker.output("network", "create", "--internal", network)
-        return _DockerCluster(self._docker, network)
+        return _DockerCluster(self._docker, network, self._environment)
 
 
 class _DockerCluster:
     """The containers of one attempt, called NETWORK-algo-N."""
 
-    def __init__(self, docker: DockerCli, network: str) -> None:
+    def __init__(self, docker: DockerCli, network: str, environment: Mapping[str, str]) -> None:
         self._docker = docker
         self._network = network
+        self._environment = environment
         self._names: list[str] = []
 
     def start(self, host: Host, task: Task) -> Container:
@@ -55,7 +59,7 @@ class _DockerCluster:
             binds.append(Bind(mount.source, f"/opt/ml/{mount.target}", mount.read_only))
         for bind in binds:
             command += ["--mount", bind.flag]
-        for key, value in task.environment.items():
+        for key, value in {**self._environment, **task.environment}.items():
             command += ["--env", f"{key}={value}"]
         if task.entrypoint:
             command += ["--entrypoint", task.entrypoint[0]]

@@ -1,5 +1,6 @@
 """Containers of a job, with a `docker` that notes what it is asked."""
 
+import itertools
 import queue
 from pathlib import Path
 
@@ -54,6 +55,15 @@ def test_hosts_are_containers_in_a_network_of_their_own(tmp_path: Path) -> None:
         ["rm", "--force", "--volumes", "rehearsal-7-algo-2"],
         ["network", "rm", "rehearsal-7"],
     ]
+
+
+def test_hosts_are_told_what_this_machine_can_do(tmp_path: Path) -> None:
+    fake = FakeDocker(tmp_path, {})
+    fake.environment |= {"RAYASR_NUM_CPUS": "1", "RAYASR_BOOT_TIMEOUT_S": "90", "LANG": "C"}
+    run_both(tmp_path, fake, Task({"RAYASR_BOOT_TIMEOUT_S": "60"}, "rayasr:1"))
+    call = next(call for call in fake.calls if call[0] == "run")
+    given = [value for flag, value in itertools.pairwise(call) if flag == "--env"]
+    assert given == ["RAYASR_NUM_CPUS=1", "RAYASR_BOOT_TIMEOUT_S=60"]
 
 
 def test_another_entrypoint_replaces_the_images(tmp_path: Path) -> None:
