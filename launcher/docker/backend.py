@@ -46,7 +46,7 @@ class DockerBackend:
     def plan(self, job: JobSpec) -> Plan:
         """The job as its containers see it; raises LaunchError where a channel has no folder."""
         local_folders(job)
-        packed = JobFile.from_json(_cloud_plan(job).files[JOB_FILE])
+        packed = JobFile.from_json(pack(job).files[JOB_FILE])
         return Plan(
             job=job,
             backend="docker",
@@ -62,7 +62,7 @@ class DockerBackend:
         folders = local_folders(plan.job)
         for name, folder in folders.items():
             check_folder(name, Path(folder), plan.job.channels[name].access)
-        cloud = _cloud_plan(plan.job)
+        cloud = pack(plan.job)
         require_image(self._docker, cloud.place.image)
         hosts = self._write_contract(cloud)
         topology = read_topology(hosts[0].ml).with_head_group(cloud.place.head_group)
@@ -118,7 +118,7 @@ class DockerBackend:
         )
 
 
-def _cloud_plan(job: JobSpec) -> CloudPlan:
+def pack(job: JobSpec) -> CloudPlan:
     """The job packed as for SageMaker; what only AWS needs is replaced."""
     place = _PLACE
     if job.sagemaker is not None:
