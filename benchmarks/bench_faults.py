@@ -9,26 +9,31 @@ undisturbed one's. Prints a Markdown table.
 
 import argparse
 import os
+import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster_jobs import Outcome, Place, cluster, rayasr
+from cluster_jobs import Lines, Outcome, Place, cluster, rayasr
 
 from launcher.emulator.faults import parse_fault
+from tests.cloud_jobs import FILE_SYSTEM
 
 RECIPE = "configs/digits.yaml"
 DATA = "{channel:data}"
 TRAIN = [
     *("--set", "train.epochs=2", "--set", "batch.micro_batches=3"),
     *("--set", "train.validate_every_steps=20", "--set", "optim.warmup_steps=20"),
-    *("--set", "checkpoint.every_steps=5", "--set", "train.log_every_steps=5"),
+    *("--set", "checkpoint.every_steps=5", "--set", "train.log_every_steps=1"),
 ]
 AT = "log:dev at step 20 "
+NOTICED = (" lost", "has ended", "going on from", "the job failed", "asked to stop", "no space")
+"""What the first line about a fault may say."""
 
 
 @dataclass
@@ -39,14 +44,46 @@ class Row:
     how: str
     reason: str = ""
     code: str = ""
-    noticed: str = ""
-    trains_again: str = ""
-    repeated: str = ""
+    noticed: str = "–"
+    trains_again: str = "–"
+    repeated: str = "–"
     model: str = ""
 
     def markdown(self) -> str:
         cells = (self.fault, self.how, self.reason, self.code, self.noticed)
         return f"| {' | '.join((*cells, self.trains_again, self.repeated, self.model))} |"
+
+
+class StepWatch:
+    """Looks at a run's metrics.jsonl all the time: how many steps a resume throws away."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.repeated = 0
+
+    def __enter__(self) -> "StepWatch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        before = 0
+        while not self._over.wait(0.05):
+            step = self._last_step()
+            # A resume cuts the file back to the checkpoint's step.
+            self.repeated += max(0, before - step)
+            before = step
+
+    def _last_step(self) -> int:
+        if not self._path.exists():
+            return 0
+        steps = re.findall(r'^{"step": (\d+),.*}$', self._path.read_text(), re.MULTILINE)
+        return int(steps[-1]) if steps else 0
 
 
 class Bench:
@@ -56,63 +93,46 @@ class Bench:
         self.place, self.logs = place, logs
         self.data = place.shared / "data"
 
-    def train(self, name: str, *faults: str, recipe: str = RECIPE, **fields: Any) -> Outcome:
+    def train(self, name: str, **fields: Any) -> Outcome:
         """One training job into data/NAME; a second call goes on with it."""
-        for fault in faults:
-            self.place.emulator.faults.add(parse_fault(fault))
-        command = ["train", recipe, "--store", f"{DATA}/store", "--out", "{run}", *TRAIN]
-        fields = {"workers": "3", "run": f"{DATA}/{name}"} | fields
-        return self.place.launch(name, command, **fields)
+        command = ["train", RECIPE, "--store", f"{DATA}/store", "--out", "{run}", *TRAIN]
+        fields = {"command": command, "workers": "3", "run": f"{DATA}/{name}"} | fields
+        return self.place.launch(name, **fields)
 
-    def row(self, name: str, fault: str, how: str, *outcomes: Outcome) -> Row:
-        """What the jobs of a row did; the fault struck in the first."""
+    def row(self, name: str, fault: str, how: str, *, times: int, **fields: Any) -> Row:
+        """Train with a fault, as many times as a user would launch the job, and compare."""
+        self.place.notes.clear()
+        self.place.emulator.faults.clear()
+        self.place.emulator.faults.add(parse_fault(how))
+        run = self.place.shared / fields.pop("folder", f"data/{name}")
+        with StepWatch(run / "metrics.jsonl") as watch:
+            outcomes = [self.train(name, **fields) for _ in range(times)]
         self.keep(name, outcomes)
-        first = outcomes[0]
-        struck = self.place.note_time(": fault ")
-        row = Row(fault, how)
-        row.reason = str(first.status.get("reason") or first.status.get("status", "refused"))[:300]
+        row = Row(fault, how.replace(str(self.place.shared), ""))
+        row.reason = str(outcomes[0].status.get("reason") or outcomes[0].status["status"])[:300]
         row.code = ", ".join(str(outcome.code) for outcome in outcomes)
-        said = (" lost", "has ended", "going on from", "the job failed", "asked to stop")
-        times = [first.time_of(text) for text in said]
-        noticed = min((when for when in times if when and struck and when > struck), default=None)
-        if struck and noticed and noticed > struck:
-            row.noticed = f"{noticed - struck:.1f}"
-        steps, again = self.steps(outcomes)
-        if struck and again and again > struck:
-            row.trains_again = f"{again - struck:.0f}"
-        row.repeated = str(steps)
-        row.model = self.difference(name)
+        lines = [line for outcome in outcomes for line in outcome.log]
+        struck = self.place.note_time(": fault ")
+        row.noticed = after(struck, lines, NOTICED, ".1f")
+        row.trains_again = after(struck, lines, ("first step after",), ".0f")
+        row.repeated = str(watch.repeated)
+        row.model = self.difference(run)
         return row
 
-    def keep(self, name: str, outcomes: tuple[Outcome, ...]) -> None:
+    def keep(self, name: str, outcomes: list[Outcome]) -> None:
         """All lines of a row's jobs, and what the emulator did, for a look."""
         if self.logs is None:
             return
         self.logs.mkdir(parents=True, exist_ok=True)
         lines = [*self.place.notes, *(line for outcome in outcomes for line in outcome.log)]
         text = "\n".join(f"{when:.2f} {line}" for when, line in sorted(lines))
-        (self.logs / f"{name.replace('/', '-')}.log").write_text(text)
+        (self.logs / f"{name}.log").write_text(text)
 
-    def steps(self, outcomes: tuple[Outcome, ...]) -> tuple[int, float | None]:
-        """Steps done twice (by the log), and when the first one after the fault was logged."""
-        seen, repeated, again = 0, 0, None
-        for outcome in outcomes:
-            for when, line in outcome.log:
-                if " step " not in line or "/" not in line or "audio-h/h" not in line:
-                    if "first step after" in line and seen:
-                        again = again or when
-                    continue
-                step = int(line.split(" step ")[1].split("/")[0])
-                if step <= seen:
-                    repeated = max(repeated, seen - step + 5)
-                seen = max(seen, step)
-        return repeated, again
-
-    def difference(self, name: str) -> str:
-        """The model against the undisturbed one."""
+    def difference(self, run: Path) -> str:
+        """A run's model against the undisturbed one."""
         from safetensors.torch import load_file
 
-        ours, other = (self.data / run / "model" / "model.safetensors" for run in (name, "calm"))
+        ours, other = (path / "model" / "model.safetensors" for path in (run, self.data / "calm"))
         if not ours.exists():
             return "no model"
         a, b = load_file(ours), load_file(other)
@@ -120,70 +140,65 @@ class Bench:
         return "bit-identical" if worst == 0 else f"{worst:.0e} of each tensor's norm"
 
 
-def bad_recipe(bench: Bench) -> Row:
-    (bench.data / "bad.yaml").write_text("name: bad\nmodel: {encoder: {attention_heads: 7}}\n")
-    outcome = bench.train("bad", recipe=f"{DATA}/bad.yaml")
-    return bench.row("bad", "bad recipe", "in a channel, unseen by the launcher", outcome)
+def after(struck: float | None, lines: Lines, texts: tuple[str, ...], digits: str) -> str:
+    """Seconds from the fault to the first line with one of the texts."""
+    times = [when for when, line in lines if any(text in line for text in texts)]
+    later = [when - struck for when in times if struck is not None and when > struck]
+    return format(min(later), digits) if later else "–"
 
 
 def fault(
-    name: str, what: str, how: str, *, again: bool = False, **fields: Any
+    name: str, what: str, how: str, *, times: int = 1, **fields: Any
 ) -> Callable[[Bench], Row]:
-    """A row: train with a fault, and once more if that is what a user would do."""
-
-    def measure(bench: Bench) -> Row:
-        outcomes = [bench.train(name, how, **fields)]
-        if again:
-            outcomes.append(bench.train(name, **fields))
-        return bench.row(name, what, how, *outcomes)
-
-    return measure
+    """A row: the job with a fault, launched again if that is what a user would do."""
+    return lambda bench: bench.row(name, what, how, times=times, **fields)
 
 
-def out_of_memory(bench: Bench) -> Row:
-    environment = {"RAY_memory_usage_threshold": "0.02", "RAY_memory_monitor_refresh_ms": "200"}
-    outcome = bench.train("oom", environment=environment)
-    return bench.row("oom", "out-of-memory worker", "Ray's memory monitor at 2 %", outcome)
+def bad_recipe(bench: Bench) -> Row:
+    """A recipe in a channel, which the launcher cannot check before it submits."""
+    (bench.data / "bad.yaml").write_text("name: bad\nmodel: {encoder: {attention_heads: 7}}\n")
+    command = ["train", f"{DATA}/bad.yaml", "--store", f"{DATA}/store", "--out", "{run}"]
+    outcome = bench.train("bad", command=command)
+    reason = str(outcome.status["reason"]).replace(str(bench.place.shared.parent), "…")
+    return Row("bad recipe", "in a channel", reason, str(outcome.code), model="no model")
 
 
 def full_disk(bench: Bench) -> Row:
-    disk = bench.data / "small"
-    with small_disk(disk):
-        path = f"{DATA}/small/run"
-        how = f"full-disk:{disk}@{AT}"
-        outcome = bench.train("full", how, run=path)
-        return bench.row("small/run", "full disk", f"full-disk:RUN@{AT}", outcome)
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of 300 MB, with a run of its own; needs root."""
-    folder.mkdir(exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", folder], check=True)
+    """A file system of 300 MB for the run, which is filled and has room again at the next start."""
+    disk = bench.place.shared / "small"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", disk], check=True)
     try:
-        yield
+        small = {"access": "write", "fsx": {"id": FILE_SYSTEM, "path": "/small"}}
+        data = {"access": "write", "fsx": {"id": FILE_SYSTEM, "path": "/data"}}
+        return bench.row(
+            "full",
+            "full disk",
+            f"full-disk:{disk}@{AT}",
+            times=2,
+            channels={"data": data, "small": small},
+            run="{channel:small}/run",
+            folder="small/run",
+        )
     finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 ROWS: dict[str, Callable[[Bench], Row]] = {
     "bad": bad_recipe,
     "worker": fault("worker", "worker process killed", f"kill-process:algo-2:RayTrainWorker@{AT}"),
-    "head": fault("head", "head killed", f"kill-host:algo-1@{AT}", again=True),
-    "strict": fault("strict", "host killed, strict", f"kill-host:algo-3@{AT}", again=True),
+    "head": fault("head", "head killed", f"kill-host:algo-1@{AT}", times=2),
+    "strict": fault("strict", "host killed, strict", f"kill-host:algo-3@{AT}", times=2),
     "elastic": fault("elastic", "host killed, elastic", f"kill-host:algo-3@{AT}", workers="1:3"),
-    "silent": fault("silent", "host silent, strict", f"silent-host:algo-3@{AT}", again=True),
-    "raylet": fault(
-        "raylet", "raylet killed", f"kill-process:algo-2:raylet/raylet@{AT}", again=True
-    ),
-    "gcs": fault("gcs", "GCS killed", f"kill-process:algo-1:gcs_server@{AT}", again=True),
+    "silent": fault("silent", "host silent, strict", f"silent-host:algo-3@{AT}", times=2),
+    "raylet": fault("raylet", "raylet killed", f"kill-process:algo-2:raylet/raylet@{AT}", times=2),
+    "gcs": fault("gcs", "GCS killed", f"kill-process:algo-1:gcs_server@{AT}", times=2),
     "noshow": fault("noshow", "host never comes", "no-show:algo-3"),
-    "stop": fault("stop", "SIGTERM, resubmitted", f"stop@{AT}", again=True),
+    "stop": fault("stop", "SIGTERM, resubmitted", f"stop@{AT}", times=2),
     "spot": fault(
-        "spot", "spot interruption", f"spot@{AT}", sagemaker={"spot": True, "max_wait": "1h"}
+        "spot", "spot interruption", f"spot@{AT}", place={"spot": True, "max_wait": "1h"}
     ),
     "full": full_disk,
-    "oom": out_of_memory,
     "names": fault("names", "slow name service", "slow-names@15s"),
     "capacity": fault("capacity", "no capacity", "capacity"),
 }
@@ -213,8 +228,6 @@ def main() -> None:
             flush=True,
         )
         for row in arguments.only:
-            place.notes.clear()
-            place.emulator.faults.clear()
             print(ROWS[row](bench).markdown(), flush=True)
 
 

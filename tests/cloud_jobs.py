@@ -37,6 +37,15 @@ def cloud_job(place: dict[str, Any] | None = None, **fields: Any) -> JobSpec:
     return JobSpec.model_validate(_merged(job, fields))
 
 
+def cluster_job(num_hosts: int, name: str, command: list[str], **fields: Any) -> dict[str, Any]:
+    """The values of a job file for CPU machines whose channel `data` is a shared file system."""
+    place = {"region": REGION, "instance_type": "ml.c5.xlarge", "instance_count": num_hosts}
+    shared = {"access": "write", "fsx": {"id": FILE_SYSTEM, "path": "/data"}}
+    changes = {"channels": {"data": shared}, "run": None} | fields
+    job = cloud_job(place | changes.pop("place", {}), name=name, command=command, **changes)
+    return job.model_dump(mode="json", exclude_unset=True)
+
+
 def cloud_plan(job: JobSpec, region: str = REGION) -> CloudPlan:
     """The plan of a job at a fixed time, with a fixed secret."""
     return make_cloud_plan(job, region=region, stamp=STAMP, token=TOKEN, mount_names=MOUNT_NAMES)
