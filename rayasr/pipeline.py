@@ -5,8 +5,6 @@ its own settings, the store's data, and the digest of the stage before it, so a 
 exactly what depends on it. `RUN/stages.json` holds the digests of what is done or was begun.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -101,19 +99,6 @@ def run(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     return dict(storage.read_json(options.out / "result.json"))
 
 
-def _run_stage(planned: Planned, work: _Work, digest: str) -> None:
-    """Do a stage, with a record of its beginning and of its end."""
-    out = work.options.out
-    note(f"{planned.stage}: {planned.reason}")
-    record = {"digest": digest, "finished": False, "seconds": 0.0}
-    _record(out, planned.stage, record)
-    started = time.monotonic()
-    finished = _RUNNERS[planned.stage](work)
-    seconds = time.monotonic() - started
-    _record(out, planned.stage, record | {"finished": finished, "seconds": round(seconds, 1)})
-    note(f"{planned.stage}: done in {seconds:.0f} s")
-
-
 def plan_stages(recipe: Recipe, options: RunOptions) -> list[Planned]:
     """Each stage up to the last one asked for, and why it runs or that it is done; raises as `run`.
 
@@ -128,6 +113,19 @@ def forget(out: Path, stage: str) -> None:
     records = _read_records(out)
     if records.keys() - set(kept):
         storage.write_json(out / "stages.json", {k: v for k, v in records.items() if k in kept})
+
+
+def _run_stage(planned: Planned, work: _Work, digest: str) -> None:
+    """Do a stage, with a record of its beginning and of its end."""
+    out = work.options.out
+    note(f"{planned.stage}: {planned.reason}")
+    record = {"digest": digest, "finished": False, "seconds": 0.0}
+    _record(out, planned.stage, record)
+    started = time.monotonic()
+    finished = _RUNNERS[planned.stage](work)
+    seconds = time.monotonic() - started
+    _record(out, planned.stage, record | {"finished": finished, "seconds": round(seconds, 1)})
+    note(f"{planned.stage}: done in {seconds:.0f} s")
 
 
 def _plan(recipe: Recipe, options: RunOptions) -> tuple["StorePlan", list[Planned]]:
@@ -298,18 +296,16 @@ _RUNNERS: dict[str, Callable[[_Work], bool]] = {
 
 def _digests(recipe: Recipe, store: "StorePlan") -> dict[str, str]:
     """By stage, a digest of everything that its result depends on."""
+    from rayasr.data.store import digest_of
+
     data = store.digest(recipe)
     weights = [corpus.weight for corpus in recipe.corpora]
     settings = recipe.digest("augment", "batch", "model", "optim", "train", "seed")
-    train = _digest(store.training_digest(recipe), weights, settings)
-    average = _digest(train, recipe.digest("average"))
-    decode = _digest(average, data, recipe.digest("decode"))
-    export = _digest(decode)
+    train = digest_of(store.training_digest(recipe), weights, settings)
+    average = digest_of(train, recipe.digest("average"))
+    decode = digest_of(average, data, recipe.digest("decode"))
+    export = digest_of(decode)
     return dict(zip(STAGES, (data, train, average, decode, export), strict=True))
-
-
-def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _read_records(out: Path) -> dict[str, Any]:

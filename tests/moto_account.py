@@ -13,6 +13,7 @@ from moto import mock_aws
 from moto.fsx.models import FileSystem
 
 from launcher.cloud_plan import CloudPlan
+from launcher.emulator.furnish import TRUST
 from launcher.preflight.check import check
 from launcher.preflight.findings import Finding
 from launcher.preflight.gather import gather_facts
@@ -22,16 +23,6 @@ from tests.sound_job import BUCKET, LABELS, sound_plan
 ROLE = "rayasr-job"
 REPOSITORY = "rayasr"
 CONFIG_URL = "https://layers.example/config"
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [
-        {
-            "Effect": "Allow",
-            "Principal": {"Service": "sagemaker.amazonaws.com"},
-            "Action": "sts:AssumeRole",
-        }
-    ],
-}
 
 
 @cache

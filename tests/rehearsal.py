@@ -13,7 +13,7 @@ from typing import Any
 
 import boto3
 
-from launcher.emulator.logs import GROUP
+from launcher.aws.logs import LOG_GROUP
 from launcher.emulator.options import Options
 from launcher.emulator.server import Emulator, run_emulator
 
@@ -87,7 +87,7 @@ class Rehearsal:
         lines: dict[str, list[str]] = {}
         for stream in self.streams(name):
             found = self.logs.get_log_events(
-                logGroupName=GROUP, logStreamName=stream, startFromHead=True
+                logGroupName=LOG_GROUP, logStreamName=stream, startFromHead=True
             )
             host = stream.split("/")[1].rpartition("-")[0]
             lines.setdefault(host, []).extend(event["message"] for event in found["events"])
@@ -96,7 +96,7 @@ class Rehearsal:
     def streams(self, name: str) -> list[str]:
         try:
             found = self.logs.describe_log_streams(
-                logGroupName=GROUP, logStreamNamePrefix=f"{name}/"
+                logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/"
             )
         except self.logs.exceptions.ResourceNotFoundException:
             return []

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -39,14 +39,14 @@ class SageMakerBackend:
         self._poll_s = poll_s
         self._sleep = sleep
 
-    def plan(self, job: JobSpec) -> CloudPlan:
-        """Work out a job; AWS is asked only for MountNames that the job file leaves out."""
+    def plan(self, job: JobSpec, mount_names: Mapping[str, str] | None = None) -> CloudPlan:
+        """Work out a job; AWS is asked only for MountNames that neither it nor the caller gives."""
         return make_cloud_plan(
             job,
             region=self._aws.region,
             stamp=time.strftime("%Y%m%d-%H%M%S", time.gmtime()),
             token=secrets.token_hex(32),
-            mount_names=self._mount_names(job),
+            mount_names=self._mount_names(job) if mount_names is None else mount_names,
         )
 
     def submit(self, plan: CloudPlan, notes: Notes) -> str:

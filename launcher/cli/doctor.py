@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.options import EndpointOption, JsonOption, ProfileOption, RegionOption
+from launcher.cli.options import (
+    EndpointOption,
+    JsonOption,
+    ProfileOption,
+    RegionOption,
+    find_aws,
+)
 from rayasr.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -39,26 +45,15 @@ def doctor(
 
     Example: rayasr doctor configs/jobs/train-2x4gpu.yaml
     """
-    import secrets
-    import time
-
-    from launcher.aws.session import Aws
-    from launcher.cloud_plan import make_cloud_plan
+    from launcher.aws.sagemaker import SageMakerBackend
     from launcher.preflight.check import check, has_errors
     from launcher.preflight.gather import find_mount_names, gather_facts
     from launcher.prices import estimate
     from launcher.spec import load_spec
 
     spec = load_spec(job, overrides or ())
-    place = region or (spec.sagemaker.region if spec.sagemaker else None)
-    aws = Aws(profile=profile, region=place, endpoint_url=endpoint_url)
-    plan = make_cloud_plan(
-        spec,
-        region=aws.region,
-        stamp=time.strftime("%Y%m%d-%H%M%S", time.gmtime()),
-        token=secrets.token_hex(32),
-        mount_names=find_mount_names(spec, aws.client),
-    )
+    aws = find_aws(profile, region, endpoint_url, spec)
+    plan = SageMakerBackend(aws).plan(spec, find_mount_names(spec, aws.client))
     findings = check(plan, gather_facts(plan, aws.client))
     show = _json if as_json else _text
     typer.echo(show(plan, estimate(spec, plan.region), findings))

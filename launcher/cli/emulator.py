@@ -1,11 +1,14 @@
 """`rayasr emulator`: SageMaker's training API on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.options import note
+
+if TYPE_CHECKING:
+    from launcher.emulator.options import Options
 
 emulator_app = typer.Typer(
     no_args_is_help=True, help="Rehearse SageMaker jobs on this machine, without an account."
@@ -82,13 +85,8 @@ def up(
     Example: rayasr emulator up --hosts 2 --for configs/jobs/train-2x4gpu.yaml
     --file-system fs-0123456789abcdef0=runs/fsx --inject kill-host:algo-2@log:'step 40'
     """
-    import os
-    import signal
-    import threading
-
     from launcher.emulator.faults import parse_fault
     from launcher.emulator.options import Options, parse_file_system
-    from launcher.emulator.server import run_emulator
     from launcher.spec import load_spec
 
     options = Options(
@@ -101,11 +99,23 @@ def up(
         root=root,
         job_files=[load_spec(path) for path in job_files or ()],
     )
+    _answer(options)
+
+
+def _answer(options: "Options") -> None:
+    """Answer until a signal comes; standard output has what clients need in their environment."""
+    import os
+    import signal
+    import threading
+
+    from launcher.emulator.server import run_emulator
+
     left = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: left.set())
     with run_emulator(options, os.environ, note) as running:
-        note(f"emulator: {hosts} machines ({runner}); the jobs' files lie under {running.folder}")
+        machines = f"{options.num_hosts} machines ({options.runner})"
+        note(f"emulator: {machines}; the jobs' files lie under {running.folder}")
         note("emulator: tell rayasr, or any other client of AWS, where it is:")
         for name, value in running.environment.items():
             typer.echo(f"export {name}={value}")

@@ -1,13 +1,20 @@
 """`rayasr fsx`: the file system that jobs and notebooks share, from its making to its end."""
 
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.aws.file_system import Deployment, FileSystemOptions, default_volume
-from launcher.cli.options import EndpointOption, JsonOption, ProfileOption, RegionOption, note
-from rayasr.errors import ConfigError
+from launcher.cli.options import (
+    EndpointOption,
+    JsonOption,
+    ProfileOption,
+    RegionOption,
+    YesOption,
+    ask,
+    find_aws,
+    note,
+)
 
 if TYPE_CHECKING:
     from launcher.aws.fsx import FileSystems
@@ -20,7 +27,6 @@ fsx_app = typer.Typer(
 
 IdArgument = Annotated[str, typer.Argument(metavar="FILE_SYSTEM", help="Its id, fs-….")]
 AtOption = Annotated[str, typer.Option("--at", metavar="DIR", help="Where it is mounted.")]
-YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 PriceOption = Annotated[
     float | None,
     typer.Option("--price", min=0, help="Price of a GiB and month, over the built-in table's."),
@@ -77,10 +83,9 @@ def create(
     Example: rayasr fsx create --name asr --subnet subnet-0a1b2c3d --security-group sg-0a1b2c3d
     --s3 s3://bucket/corpora
     """
-    from launcher.aws.session import Aws
     from launcher.partition import partition_of
 
-    aws = Aws(profile=profile, region=region, endpoint_url=endpoint_url)
+    aws = find_aws(profile, region, endpoint_url)
     volume = default_volume(partition_of(aws.region).name, capacity, deployment, throughput)
     groups = tuple(security_groups)
     options = FileSystemOptions(name, subnet, groups, volume, kms_key, s3, s3_path)
@@ -89,7 +94,7 @@ def create(
     if found is None:
         note(f"volume       {volume.describe()}, in {subnet} of {aws.region}")
         note(f"price        {volume.describe_price(price)}")
-        _ask("make it?", yes)
+        ask("make it?", yes)
         found = systems.create(options)
     note(f"{name} is {found.id}")
     found = systems.wait(found.id)
@@ -115,9 +120,7 @@ def status(
     import dataclasses
     import json
 
-    from launcher.aws.session import Aws
-
-    systems = _systems(Aws(profile=profile, region=region, endpoint_url=endpoint_url))
+    systems = _systems(find_aws(profile, region, endpoint_url))
     found, links = systems.get(file_system), systems.links(file_system)
     if as_json:
         values = dataclasses.asdict(found) | {"links": [dataclasses.asdict(link) for link in links]}
@@ -139,9 +142,8 @@ def mount_script(
     Example: rayasr fsx mount-script fs-0123456789abcdef0 | sudo bash
     """
     from launcher.aws import fsx_mount
-    from launcher.aws.session import Aws
 
-    systems = _systems(Aws(profile=profile, region=region, endpoint_url=endpoint_url))
+    systems = _systems(find_aws(profile, region, endpoint_url))
     typer.echo(fsx_mount.mount_script(systems.get(file_system), at), nl=False)
 
 
@@ -162,9 +164,8 @@ def notebook_config(
     Example: rayasr fsx notebook-config fs-0123456789abcdef0
     """
     from launcher.aws import fsx_mount
-    from launcher.aws.session import Aws
 
-    aws = Aws(profile=profile, region=region, endpoint_url=endpoint_url)
+    aws = find_aws(profile, region, endpoint_url)
     found = _systems(aws).get(file_system)
     script = fsx_mount.notebook_script(found, at)
     if show:
@@ -189,9 +190,7 @@ def export(
 
     Example: rayasr fsx export fs-0123456789abcdef0
     """
-    from launcher.aws.session import Aws
-
-    systems = _systems(Aws(profile=profile, region=region, endpoint_url=endpoint_url))
+    systems = _systems(find_aws(profile, region, endpoint_url))
     systems.export(file_system)
 
 
@@ -210,16 +209,14 @@ def delete(
 
     Example: rayasr fsx delete fs-0123456789abcdef0
     """
-    from launcher.aws.session import Aws
-
-    systems = _systems(Aws(profile=profile, region=region, endpoint_url=endpoint_url))
+    systems = _systems(find_aws(profile, region, endpoint_url))
     found, links = systems.get(file_system), systems.links(file_system)
     note(found.describe(links))
     if links and not no_export:
-        _ask(f"export what is new to S3, then delete {file_system}?", yes)
+        ask(f"export what is new to S3, then delete {file_system}?", yes)
         systems.export(file_system)
     else:
-        _ask(f"delete {file_system} with everything in it that is not in S3?", yes)
+        ask(f"delete {file_system} with everything in it that is not in S3?", yes)
     systems.delete(file_system)
 
 
@@ -227,16 +224,3 @@ def _systems(aws: "Aws") -> "FileSystems":
     from launcher.aws.fsx import FileSystems
 
     return FileSystems(aws.client("fsx"), note)
-
-
-def _ask(question: str, yes: bool) -> None:
-    """Leave with 1 unless the person agrees; raises ConfigError where there is nobody."""
-    if yes:
-        return
-    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if not answer:
-        raise ConfigError("nobody is there to answer; give --yes to do it without being asked")
-    if answer.strip().lower() not in ("y", "yes"):
-        note("nothing was done")
-        raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.options import EndpointOption, ProfileOption, RegionOption, note
+from launcher.cli.options import EndpointOption, ProfileOption, RegionOption, find_aws, note
 from launcher.docker.image import DEFAULT_IMAGE
 
 if TYPE_CHECKING:
@@ -96,11 +96,10 @@ def push(
 
     Example: rayasr image push --create --job configs/jobs/train-2x4gpu.yaml
     """
-    from launcher.aws.session import Aws
     from launcher.docker.image import push_image
     from launcher.docker.image_line import write_image
 
-    ecr = Aws(profile=profile, region=region, endpoint_url=endpoint_url).client("ecr")
+    ecr = find_aws(profile, region, endpoint_url).client("ecr")
     address = push_image(_docker(), ecr, image, repository, tag, create=create)
     if job is not None:
         write_image(job, address)

@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher.cli.options import EndpointOption, JsonOption, ProfileOption, RegionOption, note
+from launcher.cli.options import (
+    EndpointOption,
+    JsonOption,
+    ProfileOption,
+    RegionOption,
+    find_aws,
+    note,
+)
+from launcher.host.log import with_host
 from rayasr.errors import LaunchError
 
 if TYPE_CHECKING:
@@ -43,9 +51,8 @@ def ls(
     Example: rayasr jobs ls --name aishell
     """
     from launcher.aws.jobs import list_jobs
-    from launcher.aws.session import Aws
 
-    aws = Aws(profile=profile, region=region, endpoint_url=endpoint_url)
+    aws = find_aws(profile, region, endpoint_url)
     jobs = list_jobs(aws, limit, contains)
     if as_json:
         typer.echo(_json(jobs))
@@ -175,20 +182,17 @@ def _find(
     import os
 
     from launcher.aws.last_job import recall
-    from launcher.aws.session import Aws
 
     if name == "last":
         last = recall(os.environ)
         name = last.name
         profile, region = profile or last.profile, region or last.region
         endpoint_url = endpoint_url or last.endpoint_url
-    return Aws(profile=profile, region=region, endpoint_url=endpoint_url), name
+    return find_aws(profile, region, endpoint_url), name
 
 
 def _show(line: "LogLine", as_json: bool) -> None:
-    prefix = f"{line.host} | "  # the container writes it, but not what comes before its start
-    text = line.text if line.text.startswith(prefix) else prefix + line.text
-    typer.echo(_json(line, indent=None) if as_json else text)
+    typer.echo(_json(line, indent=None) if as_json else with_host(line.host, line.text))
 
 
 def _json(value: Any, indent: int | None = 2) -> str:

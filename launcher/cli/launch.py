@@ -10,7 +10,15 @@ from launcher.cli import emulator as cli_emulator
 from launcher.cli import fsx as cli_fsx
 from launcher.cli import image as cli_image
 from launcher.cli import jobs as cli_jobs
-from launcher.cli.options import EndpointOption, ProfileOption, RegionOption, note
+from launcher.cli.options import (
+    EndpointOption,
+    ProfileOption,
+    RegionOption,
+    YesOption,
+    ask,
+    find_aws,
+    note,
+)
 from rayasr.errors import ConfigError, LaunchError
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def launch(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run, or the request, and leave.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Submit without asking.")] = False,
+    yes: YesOption = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave once the job is submitted.")
     ] = False,
@@ -80,10 +88,7 @@ def launch(
 
     spec = load_spec(job, overrides or ())
     if on == "sagemaker":
-        from launcher.aws.session import Aws
-
-        place = region or (spec.sagemaker.region if spec.sagemaker else None)
-        aws = Aws(profile=profile, region=place, endpoint_url=endpoint_url)
+        aws = find_aws(profile, region, endpoint_url, spec)
         _launch_on_sagemaker(
             spec,
             aws,
@@ -147,9 +152,7 @@ def _launch_on_sagemaker(
         typer.echo(json.dumps(training_job_request(plan), indent=2, ensure_ascii=False))
         return
     _check(plan, aws)
-    if not yes and not _agreed():
-        note("nothing was submitted")
-        raise typer.Exit(1)
+    ask("submit it?", yes)
     name = backend.submit(plan, note)
     remember(LastJob(name, aws.profile, plan.region, aws.endpoint_url), os.environ)
     if detach:
@@ -193,14 +196,3 @@ def _check(plan: "CloudPlan", aws: "Aws") -> None:
         note(finding.describe())
     if has_errors(findings):
         raise LaunchError(f"job {plan.job.name} would fail; correct the errors said above")
-
-
-def _agreed() -> bool:
-    """Ask the person; raises ConfigError where there is nobody."""
-    import sys
-
-    print("submit it? [y/N] ", end="", file=sys.stderr, flush=True)
-    answer = sys.stdin.readline()
-    if not answer:
-        raise ConfigError("nobody is there to answer; give --yes to submit without being asked")
-    return answer.strip().lower() in ("y", "yes")

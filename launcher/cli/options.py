@@ -1,9 +1,15 @@
 """Options that several of the launcher's verbs have, and how these verbs speak."""
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rayasr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from launcher.aws.session import Aws
+    from launcher.spec import JobSpec
 
 ProfileOption = Annotated[
     str | None,
@@ -23,6 +29,31 @@ EndpointOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
+
+
+def find_aws(
+    profile: str | None, region: str | None, endpoint_url: str | None, job: "JobSpec | None" = None
+) -> "Aws":
+    """Where AWS is asked; the region is the command's, the job file's or boto3's."""
+    from launcher.aws.session import Aws
+
+    if region is None and job is not None and job.sagemaker is not None:
+        region = job.sagemaker.region
+    return Aws(profile=profile, region=region, endpoint_url=endpoint_url)
+
+
+def ask(question: str, yes: bool) -> None:
+    """Leave with 1 unless the person agrees; raises ConfigError where there is nobody."""
+    if yes:
+        return
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer:
+        raise ConfigError("nobody is there to answer; give --yes to do it without being asked")
+    if answer.strip().lower() not in ("y", "yes"):
+        note("nothing was done")
+        raise typer.Exit(1)
 
 
 def note(message: str) -> None:

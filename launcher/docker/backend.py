@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from launcher.contract import Host, contract_environment, lay_out, write_contrac
 from launcher.docker.commands import DockerCli, num_gpus
 from launcher.docker.image import DEFAULT_IMAGE, require_image
 from launcher.docker.run import Bind, Container, Containers, run_containers
+from launcher.host.log import with_host
 from launcher.host.topology import read_topology
 from launcher.job_file import JOB_FILE, JobFile
 from launcher.local import check_folder, local_folders
@@ -139,6 +139,4 @@ def pack(job: JobSpec) -> CloudPlan:
 
 
 def _show(host: str, line: str) -> None:
-    """Print a line with its host, which most lines have in front already."""
-    mark = f"{host} | "
-    print(line if line.startswith(mark) else mark + line, file=sys.stdout, flush=True)
+    print(with_host(host, line), flush=True)

@@ -15,11 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from launcher.docker.commands import DockerCli
-from launcher.local import FORWARDED
+from launcher.local import FORWARDED, STOP_GRACE_S
 from rayasr.errors import LaunchError
-
-STOP_GRACE_S = 120
-"""Seconds between asking a container to stop and killing it, as SageMaker gives."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ class Containers:
             "--network": self.job,
             "--network-alias": member.host,
             "--shm-size": str(self.shm_bytes),
-            "--stop-timeout": str(STOP_GRACE_S),
+            "--stop-timeout": f"{STOP_GRACE_S:.0f}",
             "--pull": "never",
             "--log-driver": "json-file",  # one that `docker logs` reads
         }
@@ -155,7 +152,7 @@ def _wait(
 
 def _stop(docker: DockerCli, job: Containers) -> "subprocess.Popen[bytes]":
     """Ask all at once; Docker kills those that have not left in time."""
-    return docker.start("stop", "-t", str(STOP_GRACE_S), *job.names)
+    return docker.start("stop", "-t", f"{STOP_GRACE_S:.0f}", *job.names)
 
 
 def _follow(

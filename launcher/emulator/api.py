@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from launcher.aws.logs import LOG_GROUP
 from launcher.aws.request_check import request_problems
 from launcher.contract import FileSystem
 from launcher.emulator.job import Job
 from launcher.emulator.jobs import Jobs
-from launcher.emulator.logs import GROUP, LogStore
+from launcher.emulator.logs import LogStore
 from launcher.emulator.wire import ApiError
 
 _LIST_LIMIT = 10
@@ -115,7 +116,7 @@ class Api:
     def _is_ours(self, target: str, request: Mapping[str, Any]) -> bool:
         """Whether an operation that other things have too is about training jobs."""
         if target.startswith("Logs_"):
-            return request.get("logGroupName") == GROUP
+            return request.get("logGroupName") == LOG_GROUP
         if target.endswith(".DescribeFileSystems"):
             wanted = request.get("FileSystemIds") or ["all of them"]
             return set(wanted) <= self._file_systems.keys()

@@ -11,7 +11,7 @@ from launcher.emulator.objects import split_url
 from launcher.preflight.facts import EcrAddress
 from launcher.spec import JobSpec
 
-_TRUST = {
+TRUST = {
     "Version": "2012-10-17",
     "Statement": [
         {
@@ -69,7 +69,7 @@ def _make_roles(aws: Aws, jobs: list[JobSpec]) -> None:
     iam = aws.client("iam")
     for name in sorted({place.role.rpartition("/")[2] for place in _places(jobs)}):
         with suppress(iam.exceptions.EntityAlreadyExistsException):  # IAM is for all regions
-            iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(_TRUST))
+            iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(TRUST))
 
 
 def _make_images(aws: Aws, jobs: list[JobSpec]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from launcher.aws.logs import LOG_GROUP
 from launcher.emulator.wire import ApiError
 
-GROUP = "/aws/sagemaker/TrainingJobs"
 _MAX_STREAMS = 50
 _MAX_EVENTS = 10_000
 
@@ -122,7 +122,7 @@ def _describe(stream: LogStream, region: str) -> dict[str, Any]:
     described = {
         "logStreamName": stream.name,
         "creationTime": stream.created_ms,
-        "arn": f"arn:aws:logs:{region}:123456789012:log-group:{GROUP}:log-stream:{stream.name}",
+        "arn": f"arn:aws:logs:{region}:123456789012:log-group:{LOG_GROUP}:log-stream:{stream.name}",
         "storedBytes": 0,
     }
     if stream.lines:

@@ -35,7 +35,7 @@ class HostLog:
     def write(self, text: str) -> None:
         """Write a text, which may have several lines; colours are for terminals."""
         lines = self.mask(_COLOUR.sub("", text)).splitlines() or [""]
-        text = "".join(f"{self.host} | {line}\n" for line in lines)
+        text = "".join(f"{_mark(self.host)}{line}\n" for line in lines)
         with self._lock:
             try:
                 self._stream.write(text.encode("utf-8", "replace"))
@@ -44,6 +44,15 @@ class HostLog:
                 pass  # nobody reads any more; the job itself must not stand still for that
 
 
+def with_host(host: str, line: str) -> str:
+    """A line with its host in front: the host writes that, but not what comes before its start."""
+    return line if line.startswith(_mark(host)) else _mark(host) + line
+
+
 def secret_values(environment: Mapping[str, str]) -> list[str]:
     """The values whose names say that they are secret."""
     return [value for name, value in environment.items() if _SECRET_NAME.search(name)]
+
+
+def _mark(host: str) -> str:
+    return f"{host} | "

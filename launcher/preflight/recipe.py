@@ -94,7 +94,8 @@ def _enough_batches(plan: CloudPlan, workers: int) -> Iterator[Finding]:
         yield error(
             "micro-batches",
             f"a step has {recipe.batch.micro_batches} micro-batches for {workers} workers",
-            "a worker without a micro-batch has nothing to do, so training refuses to start",
+            "a worker without a micro-batch has nothing to do: training refuses so many, and by "
+            "default leaves GPUs idle that are paid for",
             f"set batch.micro_batches to {workers} or more, or `workers` to "
             f"{recipe.batch.micro_batches}",
         )

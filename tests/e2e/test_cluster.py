@@ -16,11 +16,11 @@ from launcher.contract import FileSystem
 from launcher.emulator.options import Options
 from launcher.emulator.server import Emulator, run_emulator
 from launcher.spec import JobSpec
+from tests.cloud_jobs import FILE_SYSTEM, cluster_job
 from tests.factories import make_tone_corpus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 RECIPE = str(Path(__file__).parent / "tiny.yaml")
-FILE_SYSTEM = "fs-0123456789abcdef0"
 DATA = "{channel:data}"
 STORE = ("--store", f"{DATA}/store")
 
@@ -52,25 +52,10 @@ class Place:
 
 
 def job(local: Path, command: list[str]) -> dict[str, Any]:
-    channel = {"local_path": str(local), "access": "write", "fsx": {"id": FILE_SYSTEM}}
-    return {
-        "name": "tiny",
-        "command": command,
-        "channels": {"data": channel | {"fsx": {"id": FILE_SYSTEM, "path": "/data"}}},
-        "time_limit": "10m",
-        "sagemaker": {
-            "region": "eu-central-1",
-            "role": "arn:aws:iam::123456789012:role/rayasr-job",
-            "image": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/rayasr:latest",
-            "output": "s3://my-bucket/rayasr",
-            "instance_type": "ml.c5.xlarge",
-            "instance_count": 2,
-            "vpc": {
-                "subnets": ["subnet-0123456789abcdef0"],
-                "security_groups": ["sg-0123456789abcdef0"],
-            },
-        },
-    }
+    """A job that finds its folder here, and on the file system of two hosts."""
+    values = cluster_job(2, "tiny", command)
+    values["channels"]["data"]["local_path"] = str(local)
+    return values
 
 
 @pytest.fixture(scope="module")

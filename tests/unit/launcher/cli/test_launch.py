@@ -154,7 +154,7 @@ def test_detach_prints_the_name_and_leaves(cloud: Cloud) -> None:
 def test_nothing_is_sent_without_a_yes(cloud: Cloud, answer: str) -> None:
     result = cloud.launch(answer=answer)
     assert (result.exit_code, cloud.requests) == (1, [])
-    assert "nothing was submitted" in result.stderr
+    assert "nothing was done" in result.stderr
 
 
 def test_nobody_there_to_answer(cloud: Cloud) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from launcher.emulator.logs import GROUP
+from launcher.aws.logs import LOG_GROUP
 from tests.rehearsal import BUCKET, LEAVE_WHEN_ASKED, Rehearsal, request, s3_channel
 
 
@@ -83,7 +83,7 @@ def test_regions_know_nothing_of_each_other(rehearsal: Rehearsal) -> None:
     arn = china.create_training_job(**request("regional"))["TrainingJobArn"]
     assert arn.startswith("arn:aws-cn:sagemaker:cn-north-1:")
     logs = rehearsal.client("logs", "us-west-2")
-    code, _ = refusal(logs.describe_log_streams, logGroupName=GROUP)
+    code, _ = refusal(logs.describe_log_streams, logGroupName=LOG_GROUP)
     assert code == "ResourceNotFoundException"
 
 
