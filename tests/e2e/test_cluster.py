@@ -35,7 +35,7 @@ class Place:
     def launch(self, on: str, command: list[str], **fields: Any) -> str:
         """Run a job to its end; what it printed. A job file serves every place."""
         path = self.folder / f"{command[0]}.yaml"
-        path.write_text(yaml.safe_dump(job(self.local, command) | fields))
+        path.write_text(yaml.safe_dump(job(self.local, command, **fields)))
         return self.rayasr("launch", str(path), "--on", on, "--yes")
 
     def rayasr(self, *arguments: str) -> str:
@@ -51,9 +51,9 @@ class Place:
         return result.stdout + result.stderr
 
 
-def job(local: Path, command: list[str]) -> dict[str, Any]:
+def job(local: Path, command: list[str], **fields: Any) -> dict[str, Any]:
     """A job that finds its folder here, and on the file system of two hosts."""
-    values = cluster_job(2, "tiny", command)
+    values = cluster_job(2, "tiny", command, **fields)
     values["channels"]["data"]["local_path"] = str(local)
     return values
 
