@@ -402,6 +402,11 @@ def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
     return check_settings(values, Recipe, source)
 
 
+def parse_features(values: dict[str, Any], source: str = "features") -> FeatureConfig:
+    """Check plain values of a recipe's features; raises ConfigError."""
+    return check_settings(values, FeatureConfig, source)
+
+
 def with_corpora(recipe: Recipe, folders: Sequence[str | Path]) -> Recipe:
     """The recipe with its corpora replaced by these folders, where any are given."""
     if not folders:

@@ -1,0 +1,101 @@
+"""export.json: what lies in an export folder, what it was made from, and for which front end."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from rayasr import storage
+from rayasr.config import FeatureConfig, Mode, parse_features
+from rayasr.errors import CheckpointError, RayasrError
+
+INFO_FILE = "export.json"
+
+Format = Literal["torchscript", "onnx", "wenet"]
+Precision = Literal["float32", "int8"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """One of an export's models: the unit that is decoded, compared and certified."""
+
+    name: str
+    """Unique in the export, such as `final.zip` or `model-streaming.int8.onnx`."""
+    files: tuple[str, ...]
+    """What it consists of; the first names it. WeNet's ONNX trio has three."""
+    kind: str
+    """What can run it: `torchscript`, `wenet_ctc` (sherpa-onnx's offline model),
+    `wenet_ctc_streaming`, `wenet_trio`, `wenet_checkpoint`."""
+    precision: Precision = "float32"
+    chunk_size: int = -1
+    """Encoder frames per chunk that the file fixes; -1: none, full context is possible."""
+    left_chunks: int = -1
+    """Chunks of history that the file fixes; -1: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportInfo:
+    """What export.json says."""
+
+    format: Format
+    source: str
+    """The model folder it was made from."""
+    models: tuple[ExportedModel, ...]
+    features: FeatureConfig
+    """The front end that the model was trained on."""
+    mode: Mode
+    """Decoding mode of the model folder; runtimes with CTC alone use the best they have."""
+    decoding: dict[str, Any] = field(default_factory=dict)
+    """The model folder's decoding.json."""
+
+    def model(self, name: str) -> ExportedModel:
+        """The model of that name; raises CheckpointError."""
+        for item in self.models:
+            if item.name == name:
+                return item
+        names = ", ".join(item.name for item in self.models)
+        raise CheckpointError(f"the export has no model '{name}'; it has {names}")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportReport:
+    """What an export wrote, and how near it is to the checkpoint."""
+
+    folder: str
+    sizes: dict[str, int]
+    """Bytes by file."""
+    max_difference: dict[str, float]
+    """Largest difference of a log-probability from the checkpoint, by model."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self)
+
+
+def write_info(folder: str | Path, info: ExportInfo) -> None:
+    """Write export.json, the last file of an export; raises DataError."""
+    values = asdict(info) | {"features": info.features.model_dump(mode="json")}
+    storage.write_json(Path(folder) / INFO_FILE, values)
+
+
+def read_info(folder: str | Path) -> ExportInfo:
+    """What `write_info` wrote; raises CheckpointError where it is missing or damaged."""
+    path = Path(folder) / INFO_FILE
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder} is not a finished export ({INFO_FILE} is missing); make it by `rayasr export`"
+        )
+    try:
+        values = storage.read_json(path)
+        models = tuple(
+            ExportedModel(**(item | {"files": tuple(item["files"])})) for item in values["models"]
+        )
+        features = parse_features(values["features"])
+        return ExportInfo(**(values | {"models": models, "features": features}))
+    except (RayasrError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}); export again") from error
+
+
+def file_sizes(folder: str | Path, names: Sequence[str]) -> dict[str, int]:
+    """Bytes of some of a folder's files."""
+    return {name: (Path(folder) / name).stat().st_size for name in names}
