@@ -83,7 +83,7 @@ def read_info(folder: str | Path) -> ExportInfo:
     path = Path(folder) / INFO_FILE
     if not path.exists():
         raise CheckpointError(
-            f"{folder} is not a finished export ({INFO_FILE} is missing); make it by `rayasr export`"
+            f"{folder} is not a finished export (no {INFO_FILE}); make it by `rayasr export`"
         )
     try:
         values = storage.read_json(path)
