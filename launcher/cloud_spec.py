@@ -94,7 +94,7 @@ class SageMakerSpec(Section):
     """Where and on what a job runs on SageMaker."""
 
     region: str | None = None
-    """AWS region; default: the profile's."""
+    """AWS region; default: the image's, or the profile's."""
     role: str = Field(pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/\S{1,512}$")
     """ARN of the role that the job takes."""
     image: str = Field(min_length=3, max_length=255)

@@ -35,11 +35,12 @@ YesOption = Annotated[bool, typer.Option("--yes", help="Do it without asking.")]
 def find_aws(
     profile: str | None, region: str | None, endpoint_url: str | None, job: "JobSpec | None" = None
 ) -> "Aws":
-    """Where AWS is asked; the region is the command's, the job file's or boto3's."""
+    """Where AWS is asked; the region is the command's, the job's, its image's or boto3's."""
     from launcher.aws.session import Aws
+    from launcher.preflight.facts import region_of
 
     if region is None and job is not None and job.sagemaker is not None:
-        region = job.sagemaker.region
+        region = region_of(job.sagemaker)
     return Aws(profile=profile, region=region, endpoint_url=endpoint_url)
 
 

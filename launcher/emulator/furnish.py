@@ -8,7 +8,7 @@ from importlib import import_module
 from launcher.aws.session import REHEARSAL_REGION, Aws, aws_errors
 from launcher.cloud_spec import SageMakerSpec
 from launcher.emulator.objects import split_url
-from launcher.preflight.facts import EcrAddress
+from launcher.preflight.facts import EcrAddress, region_of
 from launcher.spec import JobSpec
 
 TRUST = {
@@ -36,7 +36,7 @@ def furnish(jobs: Iterable[JobSpec], url: str) -> None:
     """
     by_region: dict[str, list[JobSpec]] = {}
     for job in jobs:
-        by_region.setdefault(region_of(job), []).append(job)
+        by_region.setdefault(rehearsal_region(job), []).append(job)
     for region, those in by_region.items():
         aws = Aws(region=region, endpoint_url=url)
         with aws_errors("have ready what the job files name"):
@@ -46,12 +46,10 @@ def furnish(jobs: Iterable[JobSpec], url: str) -> None:
             _make_network(aws, those)
 
 
-def region_of(job: JobSpec) -> str:
-    """The region of a job; one that does not say is where its image is."""
-    if job.sagemaker is None:
-        return REHEARSAL_REGION
-    address = EcrAddress.parse(job.sagemaker.image)
-    return job.sagemaker.region or (address.region if address else REHEARSAL_REGION)
+def rehearsal_region(job: JobSpec) -> str:
+    """The region in which a job is looked for here."""
+    found = region_of(job.sagemaker) if job.sagemaker is not None else None
+    return found or REHEARSAL_REGION
 
 
 def _make_buckets(aws: Aws, jobs: list[JobSpec]) -> None:

@@ -20,7 +20,7 @@ from launcher.emulator.api import Api
 from launcher.emulator.containers import Runner
 from launcher.emulator.docker_runner import DockerRunner
 from launcher.emulator.faults import Faults
-from launcher.emulator.furnish import furnish, region_of
+from launcher.emulator.furnish import furnish, rehearsal_region
 from launcher.emulator.job import Site
 from launcher.emulator.jobs import Jobs
 from launcher.emulator.logs import LogStore
@@ -92,7 +92,7 @@ def run_emulator(
         _empty_moto(url)
         furnish(options.job_files, url)
         stack.callback(jobs.close)  # first of all: hosts' last words go through the server
-        regions = [region_of(job) for job in options.job_files]
+        regions = [rehearsal_region(job) for job in options.job_files]
         yield Emulator(url, (regions or [REHEARSAL_REGION])[0], site.folder, faults)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from launcher.cloud_spec import SageMakerSpec
+
 Topic = Literal[
     "credentials",
     "regions",
@@ -84,6 +86,15 @@ class EcrAddress:
             return None
         account, region, suffix, repository, tag, digest = match.groups(default="")
         return cls(account, region, suffix, repository, tag or ("" if digest else "latest"), digest)
+
+
+def region_of(place: SageMakerSpec) -> str | None:
+    """The region of a job that may not say it: where its image is, as SageMaker wants them to be.
+
+    None where the image is elsewhere.
+    """
+    address = EcrAddress.parse(place.image)
+    return place.region or (address.region if address else None)
 
 
 @dataclass(frozen=True)

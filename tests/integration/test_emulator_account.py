@@ -8,7 +8,7 @@ import pytest
 from launcher.aws.session import Aws
 from launcher.cloud_plan import make_cloud_plan
 from launcher.contract import FileSystem
-from launcher.emulator.furnish import region_of
+from launcher.emulator.furnish import rehearsal_region
 from launcher.preflight.check import check
 from launcher.preflight.gather import find_mount_names, gather_facts
 from launcher.spec import JobSpec
@@ -35,7 +35,7 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rehearsal]:
 
 def problems(job: JobSpec, rehearsal: Rehearsal) -> list[str]:
     """What the checks of a launch would refuse it for."""
-    aws = Aws(region=region_of(job), endpoint_url=rehearsal.emulator.url)
+    aws = Aws(region=rehearsal_region(job), endpoint_url=rehearsal.emulator.url)
     names = find_mount_names(job, aws.client)
     plan = make_cloud_plan(job, region=aws.region, stamp=STAMP, token=TOKEN, mount_names=names)
     findings = check(plan, gather_facts(plan, aws.client))

@@ -214,6 +214,16 @@ def test_region_of_the_option_comes_first(cloud: Cloud) -> None:
     assert "on SageMaker in eu-central-1" in result.stderr
 
 
+def test_region_of_a_job_that_does_not_say_it_is_its_image_s(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    text = CLOUD.replace("  region: us-east-1\n", "").replace("us-east-1", "eu-central-1")
+    cloud.file.write_text(text)
+    result = cloud.launch("--dry-run")
+    assert "on SageMaker in eu-central-1" in result.stderr
+
+
 def test_job_without_a_place_in_the_cloud(cloud: Cloud, job_file: str) -> None:
     cloud.file = Path(job_file)
     result = cloud.launch("--yes")
