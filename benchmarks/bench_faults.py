@@ -196,7 +196,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "noshow": fault("noshow", "host never comes", "no-show:algo-3"),
     "stop": fault("stop", "SIGTERM, resubmitted", f"stop@{AT}", times=2),
     "spot": fault(
-        "spot", "spot interruption", f"spot@{AT}", place={"spot": True, "max_wait": "1h"}
+        "spot", "spot interruption", f"spot@{AT}", place={"spot": True, "max_wait": "3h"}
     ),
     "full": full_disk,
     "names": fault("names", "slow name service", "slow-names@15s"),
