@@ -29,7 +29,7 @@ demo: install
 test: test-unit test-integration test-e2e
 
 test-unit: install
-	$(BIN)/python -m pytest tests/unit tests/property
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 tests/unit tests/property
 
 test-integration: install
 	$(BIN)/python -m pytest tests/integration
