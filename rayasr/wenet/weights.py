@@ -89,9 +89,12 @@ def _load(path: Path) -> Any:
 
 def _check_table(table: Tensor, source: str) -> None:
     rows, size = table.shape[-2:] if table.dim() >= 2 else (0, 0)
-    expected = sinusoids(0, rows, size)
-    same = table.numel() == expected.numel() > 0
-    if not same or float((table.reshape(rows, size) - expected).abs().max()) > TABLE_TOLERANCE:
+    fits = table.numel() == rows * size > 0
+    if not fits or not _is_near(table.reshape(rows, size), sinusoids(0, rows, size)):
         raise CheckpointError(
             f"{source} is no table of sinusoids; rayasr computes positions and cannot keep others"
         )
+
+
+def _is_near(table: Tensor, expected: Tensor) -> bool:
+    return float((table - expected).abs().max()) <= TABLE_TOLERANCE
