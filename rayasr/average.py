@@ -88,6 +88,8 @@ def _card(recipe: Recipe, chosen: Sequence[Checkpoint]) -> str:
     encoder, decoder = recipe.model.encoder, recipe.model.decoder
     kind = "U2++" if decoder.r_num_blocks else "U2"
     state = chosen[0].state
+    start = state.get("init_from")
+    tuned = f"\n- fine-tuned from {start['model']} (digest {start['digest']})" if start else ""
     rows = "\n".join(f"- {_label(checkpoint)}" for checkpoint in chosen)
     return f"""# {recipe.name}
 
@@ -98,7 +100,7 @@ A {kind} {encoder.kind} speech recogniser made by rayasr (torch {torch.__version
 - {recipe.features.num_mel_bins} mel bins at {recipe.features.sample_rate} Hz; text rule: \
 case {recipe.text.case}, punctuation {recipe.text.punctuation}, spaces {recipe.text.spaces}
 - trained on {state.get("train_hours", 0.0):.2f} hours, {state.get("audio_hours", 0.0):.2f} hours \
-heard, seed {recipe.seed}
+heard, seed {recipe.seed}{tuned}
 
 Average of:
 

@@ -7,7 +7,7 @@ exactly what depends on it. `RUN/stages.json` holds the digests of what is done 
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rayasr.checkpoint import Checkpoint
     from rayasr.data.store_writer import StorePlan
     from rayasr.ray_train import Workers
+    from rayasr.train.init_from import InitFrom
 
 STAGES = ("prepare", "train", "average", "decode", "export")
 RESULT_OF_STAGE = {
@@ -51,6 +52,8 @@ class RunOptions:
     first: str | None = None
     """Stage that runs anew even if it is done, and all after it."""
     last: str = STAGES[-1]
+    init_from: "InitFrom | None" = None
+    """The model that a fresh training starts from."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +85,10 @@ def run(recipe: Recipe, options: RunOptions) -> dict[str, Any]:
     a corpus and options that a later stage would refuse, CheckpointError where RUN was trained with
     other settings, and what stages raise.
     """
+    options = _with_start(options)
     store, stages = _plan(recipe, options)
     _check_training(recipe, options, stages)
-    digests = _digests(recipe, store)
+    digests = _digests(recipe, store, options.init_from)
     storage.make_folder(options.out)
     with storage.Lease(options.out, note) as lease:
         for planned in stages:
@@ -104,7 +108,7 @@ def plan_stages(recipe: Recipe, options: RunOptions) -> list[Planned]:
 
     Reads the corpora's lists and texts, and writes nothing.
     """
-    return _plan(recipe, options)[1]
+    return _plan(recipe, _with_start(options))[1]
 
 
 def forget(out: Path, stage: str) -> None:
@@ -133,7 +137,7 @@ def _plan(recipe: Recipe, options: RunOptions) -> tuple["StorePlan", list[Planne
 
     _check(recipe, options)
     store = read_plan(recipe)
-    digests, newest = _digests(recipe, store), _newest(options.out)
+    digests, newest = _digests(recipe, store, options.init_from), _newest(options.out)
     data = store.training_digest(recipe)
     other_data = newest is not None and newest.state.get("training_digest", data) != data
     records = _read_records(options.out)
@@ -191,7 +195,7 @@ def _check(recipe: Recipe, options: RunOptions) -> None:
     if STAGES.index(first) > STAGES.index(last):
         raise ConfigError(f"--from {first} comes after --until {last}; leave one of them out")
     workers = options.workers[1] if isinstance(options.workers, tuple) else options.workers
-    check_workers(recipe, workers or 1)
+    check_workers(recipe, workers or 1, fine_tuned=options.init_from is not None)
     decodes = "decode" in STAGES[: STAGES.index(last) + 1]
     if options.devices != "cuda" or decodes:  # workers may have GPUs where this machine has none
         choose_device(options.devices)
@@ -206,7 +210,7 @@ def _check_training(recipe: Recipe, options: RunOptions, stages: Sequence[Planne
     newest = _newest(options.out) if trains else None
     if newest is not None and options.first not in ("prepare", "train"):
         data = newest.state.get("training_digest", "")  # where that is another, train starts over
-        check_same_training(recipe, data, newest.state, newest.path)
+        check_same_training(recipe, data, newest.state, newest.path, options.init_from)
         trained = parse_recipe(newest.state["recipe"], str(newest.path))
         if trained.store_digest != recipe.store_digest:
             raise CheckpointError(
@@ -244,6 +248,7 @@ def _train(work: _Work) -> bool:
         devices=options.devices,
         max_time_s=options.max_time_s,
         resume="never" if work.anew else "auto",
+        init_from=options.init_from,
         lease=work.lease,
     )
     return result.finished
@@ -294,14 +299,22 @@ _RUNNERS: dict[str, Callable[[_Work], bool]] = {
 }
 
 
-def _digests(recipe: Recipe, store: "StorePlan") -> dict[str, str]:
+def _with_start(options: RunOptions) -> RunOptions:
+    """The options with the model that training in RUN has started from, where none is named."""
+    from rayasr.train.init_from import started_from
+
+    return replace(options, init_from=options.init_from or started_from(options.out))
+
+
+def _digests(recipe: Recipe, store: "StorePlan", init_from: "InitFrom | None") -> dict[str, str]:
     """By stage, a digest of everything that its result depends on."""
     from rayasr.data.store import digest_of
 
     data = store.digest(recipe)
     weights = [corpus.weight for corpus in recipe.corpora]
     settings = recipe.digest("augment", "batch", "model", "optim", "train", "seed")
-    train = digest_of(store.training_digest(recipe), weights, settings)
+    start = [] if init_from is None else [init_from.key]
+    train = digest_of(store.training_digest(recipe), weights, settings, *start)
     average = digest_of(train, recipe.digest("average"))
     decode = digest_of(average, data, recipe.digest("decode"))
     export = digest_of(decode)

@@ -20,6 +20,7 @@ from rayasr.ray_worker import Board, Job, group_worker, is_loss, work
 from rayasr.train.stop import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
+    from rayasr.train.init_from import InitFrom
     from rayasr.train.loop import FitResult
 
 Workers = int | tuple[int, int] | None
@@ -41,13 +42,15 @@ def run_training(
     devices: str = "auto",
     max_time_s: float | None = None,
     resume: str = "auto",
+    init_from: "InitFrom | None" = None,
     dry_run: bool = False,
     lease: storage.Lease | None = None,
     notes: Callable[[str], None] = note,
 ) -> "FitResult":
     """Train a recipe on a store into RUN, with `workers` Ray workers (0: in this process).
 
-    Takes RUN's lease unless the caller holds it and hands it down.
+    `init_from` is the model that a fresh start begins with. Takes RUN's lease unless the caller
+    holds it and hands it down.
 
     With (least, most) a lost host costs its workers and the steps since the last checkpoint; the
     group grows again when a host comes back.
@@ -57,6 +60,7 @@ def run_training(
     ConfigError, DataError, CheckpointError, TrainingError, LaunchError.
     """
     from rayasr.data.store import Store
+    from rayasr.train.init_from import started_from
     from rayasr.train.loop import FitOptions
     from rayasr.train.reporter import StartClock, process_started_at
     from rayasr.train.resume import prepare_resume
@@ -64,17 +68,19 @@ def run_training(
 
     clock = StartClock(process_started_at())
     clock.mark("imports")
-    check_workers(recipe, _most(workers) or 1)
+    folder = Path(run).absolute()
+    if resume == "auto":
+        init_from = init_from or started_from(folder)
+    check_workers(recipe, _most(workers) or 1, fine_tuned=init_from is not None)
     data = Store.open(store)
     data.check_recipe(recipe)
     clock.mark("store")
-    folder = Path(run).absolute()
     storage.make_folder(folder)
     holding = storage.Lease(folder, notes) if lease is None else nullcontext(lease)
     with holding as held, stop_on_signals(notes) as stop:
         driver = _Driver(held, stop, notes)
         inputs = data.training_digest
-        prepare_resume(recipe, inputs, folder, resume, notes, dry_run=dry_run)
+        prepare_resume(recipe, inputs, folder, resume, notes, init_from=init_from, dry_run=dry_run)
         job = Job(
             recipe,
             str(data.path),
@@ -82,6 +88,7 @@ def run_training(
             False,
             FitOptions(max_time_s=max_time_s, dry_run=dry_run),
             clock,
+            init_from,
         )
         if workers == 0:
             result = _in_process(job, devices, driver)
@@ -134,8 +141,9 @@ def _in_group(job: Job, workers: Workers, devices: str, driver: "_Driver") -> "F
         job.clock.mark("ray.init")
         cuda = choose_device(devices, cluster["gpus"]) == "cuda"
         gpus = cluster["gpus"] if cuda else 0
-        count = workers or default_workers(job.recipe, gpus, driver.notes)
-        check_workers(job.recipe, _most(count))
+        fine_tuned = job.init_from is not None
+        count = workers or default_workers(job.recipe, gpus, driver.notes, fine_tuned=fine_tuned)
+        check_workers(job.recipe, _most(count), fine_tuned=fine_tuned)
         _check_resources(job, count, threads, cuda, cluster)
         job = replace(job, cuda=cuda, ask_for_notices=not cluster["private"])
         return _run_group(job, count, threads, driver)
@@ -281,9 +289,11 @@ def _check_resources(
             f"{cluster['gpus']} GPUs; use fewer --workers"
         )
     if cluster["nodes"] > 1:
-        # RUN is rank 0's alone: a folder of this host will do where that one trains here.
+        # RUN and the model to start from are rank 0's alone: where that one trains here, folders
+        # of this host will do.
         writes_here = _first_here(_this_node(), workers, _needs(threads, cuda)) is not None
-        for path in (job.store,) if writes_here else (job.store, job.run):
+        of_rank_0 = [job.run, *([job.init_from.model] if job.init_from is not None else [])]
+        for path in (job.store, *(() if writes_here else of_rank_0)):
             blind = [host for host, sees in ask_every_node(os.path.isdir, path).items() if not sees]
             if blind:
                 raise LaunchError(

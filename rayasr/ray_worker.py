@@ -10,6 +10,7 @@ from rayasr.config import Recipe
 from rayasr.errors import RayasrError
 
 if TYPE_CHECKING:
+    from rayasr.train.init_from import InitFrom
     from rayasr.train.loop import FitOptions, FitResult
     from rayasr.train.reporter import Reporter, StartClock
 
@@ -26,6 +27,7 @@ class Job:
     cuda: bool
     options: "FitOptions"
     clock: "StartClock"
+    init_from: "InitFrom | None" = None
     ask_for_notices: bool = False
 
 
@@ -150,6 +152,7 @@ def work(job: Job, reporter: "Reporter") -> "FitResult":
         reporter=reporter,
         options=job.options,
         clock=job.clock,
+        init_from=job.init_from,
     )
 
 

@@ -1,9 +1,13 @@
 """Arguments and options that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rayasr.config import Recipe
+    from rayasr.train.init_from import InitFrom
 
 RecipeArgument = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as configs/digits.yaml.")
@@ -45,6 +49,31 @@ MaxTimeOption = Annotated[
         help="Stop training after this much time, summed over resumes: 90s, 20m, 1.5h.",
     ),
 ]
+InitFromOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--init-from",
+        metavar="MODEL",
+        help="Start from the weights of a model folder or a run (an imported one too) instead of "
+        "fresh ones; a run that has a checkpoint goes on from that.",
+    ),
+]
+FreezeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--freeze",
+        metavar="PREFIX[,PREFIX]…",
+        help="With --init-from: parameters that keep their values, such as encoder.embed.",
+    ),
+]
+CmvnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--cmvn",
+        metavar="model|store",
+        help="With --init-from: whose mean and deviation normalise features. Default: model.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -79,3 +108,19 @@ def parse_workers(text: str | None) -> int | tuple[int, int] | None:
         if 1 <= int(least) <= int(most):
             return int(least), int(most)
     raise ConfigError(f"--workers '{text}' is not a number of workers; write 4, 2:4, or 0")
+
+
+def parse_init(
+    recipe: "Recipe", model: Path | None, freeze: str | None, cmvn: str | None
+) -> "InitFrom | None":
+    """What --init-from, --freeze and --cmvn say; None without the first; raises RayasrError."""
+    from rayasr.errors import ConfigError
+
+    if model is None:
+        for option, value in (("--freeze", freeze), ("--cmvn", cmvn)):
+            if value is not None:
+                raise ConfigError(f"{option} needs --init-from MODEL, whose weights it is about")
+        return None
+    from rayasr.train.init_from import prepare_init
+
+    return prepare_init(recipe, model, freeze.split(",") if freeze else (), cmvn or "model")

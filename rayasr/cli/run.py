@@ -6,14 +6,18 @@ from typing import Annotated, Any
 import typer
 
 from rayasr.cli.options import (
+    CmvnOption,
     CorpusOption,
     DevicesOption,
+    FreezeOption,
+    InitFromOption,
     JsonOption,
     MaxTimeOption,
     RecipeArgument,
     SetOption,
     WorkersOption,
     parse_duration,
+    parse_init,
     parse_workers,
 )
 
@@ -31,6 +35,9 @@ def run(
     devices: DevicesOption = "auto",
     max_time: MaxTimeOption = None,
     overrides: SetOption = None,
+    init_from: InitFromOption = None,
+    freeze: FreezeOption = None,
+    cmvn: CmvnOption = None,
     first: Annotated[
         str | None,
         typer.Option("--from", metavar="STAGE", help="Do this stage and all after it anew."),
@@ -63,6 +70,7 @@ def run(
         max_time_s=parse_duration(max_time),
         first=first,
         last=last,
+        init_from=parse_init(resolved, init_from, freeze, cmvn),
     )
     if dry_run:
         for planned in plan_stages(resolved, options):

@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from rayasr.cli.options import (
+    CmvnOption,
     DevicesOption,
+    FreezeOption,
+    InitFromOption,
     JsonOption,
     MaxTimeOption,
     RecipeArgument,
     SetOption,
     WorkersOption,
     parse_duration,
+    parse_init,
     parse_workers,
 )
 
@@ -38,6 +42,9 @@ def train(
             help="Go on from the newest checkpoint of RUN, start over, or start from a checkpoint.",
         ),
     ] = "auto",
+    init_from: InitFromOption = None,
+    freeze: FreezeOption = None,
+    cmvn: CmvnOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Load, try the largest batch, estimate, leave.")
     ] = False,
@@ -46,11 +53,17 @@ def train(
     """Train a recipe on a store; at the end RUN/model is the average of the best checkpoints.
 
     Example: rayasr train configs/digits.yaml --store STORE --out runs/digits --workers 0
+
+    With --init-from it is a fine-tuning: units that the model knows keep their rows, others start
+    anew. Lower optim.lr and train.epochs for it.
+
+    Example: rayasr train RECIPE --store NEW_STORE --out runs/tuned --init-from runs/digits
     """
     from rayasr.config import load_recipe
 
     seconds = parse_duration(max_time)
     settings = load_recipe(recipe, overrides or ())
+    start = parse_init(settings, init_from, freeze, cmvn)
     from rayasr.pipeline import forget
     from rayasr.ray_train import run_training
 
@@ -64,6 +77,7 @@ def train(
         devices=devices,
         max_time_s=seconds,
         resume=resume,
+        init_from=start,
         dry_run=dry_run,
     )
     if dry_run:

@@ -72,6 +72,22 @@ class U2Model(nn.Module):
         self.alignment_weight = config.alignment_weight
         self.dynamic_chunk = config.encoder.dynamic_chunk
         self.dynamic_left_chunks = config.encoder.dynamic_left_chunks
+        self.statistics_kept = False
+
+    def keep_statistics(self) -> bool:
+        """Leave running statistics of batch norms as they are from now on; False without any."""
+        self.statistics_kept = any(isinstance(m, nn.BatchNorm1d) for m in self.modules())
+        self.train(self.training)
+        return self.statistics_kept
+
+    def train(self, mode: bool = True) -> "U2Model":
+        """Training mode or not; batch norms stay out of it once `keep_statistics` was called."""
+        super().train(mode)
+        if self.statistics_kept:
+            for module in self.modules():
+                if isinstance(module, nn.BatchNorm1d):
+                    module.eval()
+        return self
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rayasr.config import Recipe
+from rayasr.train.init_from import InitFrom
 from rayasr.train.milestones import Training, begin, log_step, save, validate_dev
 from rayasr.train.optim import learning_rate
 from rayasr.train.reporter import Reporter, StartClock
@@ -50,15 +51,19 @@ def fit(
     reporter: Reporter | None = None,
     options: FitOptions | None = None,
     clock: StartClock | None = None,
+    init_from: InitFrom | None = None,
 ) -> FitResult:
     """Train to the end, to the time limit or to a stop request; goes on from RUN's checkpoint.
 
-    Every worker calls this. Raises ConfigError, DataError, CheckpointError, TrainingError.
+    `init_from` is the model that a fresh start begins with. Every worker calls this. Raises
+    ConfigError, DataError, CheckpointError, TrainingError.
     """
     reporter, clock = reporter or Reporter(), clock or StartClock()
     options = options or FitOptions()
     fresh = options.dry_run  # which has no use for a checkpoint: it throws its weights away
-    setup = set_up(recipe, store_path, Path(run), world, reporter, clock, fresh=fresh)
+    setup = set_up(
+        recipe, store_path, Path(run), world, reporter, clock, init_from=init_from, fresh=fresh
+    )
     try:
         if options.dry_run:
             return _dry_run(setup, world, reporter)

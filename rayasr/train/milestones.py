@@ -146,6 +146,9 @@ def save(training: Training) -> None:
             "train_hours": setup.train_hours,
             "audio_hours": position.audio_seconds / 3600,
         }
+        if setup.init_from is not None:  # with the statistics, so that a checkpoint stands alone
+            statistics = setup.cmvn.to_json()
+            state["init_from"] = setup.init_from.to_json() | {"statistics": statistics}
         training.writer.submit(position.step, weights, optimizer, state)
     training.saved_step, training.saved_at = position.step, time.monotonic()
     training.reporter.milestone({"step": float(position.step), **training.validation})

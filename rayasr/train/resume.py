@@ -19,6 +19,7 @@ from rayasr.checkpoint import (
 from rayasr.config import Recipe
 from rayasr.errors import CheckpointError
 from rayasr.train.checkpoint_writer import fetch_from_mirror
+from rayasr.train.init_from import InitFrom, check_same_start
 
 _SECTIONS = ("seed", "text", "units", "features", "augment", "batch", "model", "optim", "train")
 _FREE = (
@@ -49,13 +50,15 @@ def prepare_resume(
     resume: str,
     notes: Callable[[str], None],
     *,
+    init_from: InitFrom | None = None,
     dry_run: bool = False,
 ) -> None:
     """Make the newest checkpoint of RUN the one that `--resume auto|never|PATH` asks for.
 
-    `inputs` is the training_digest of the store to be trained on. Nothing is deleted before what is
-    asked for is there and fits; a dry run changes nothing. Raises CheckpointError for a PATH that
-    is no checkpoint, and for a checkpoint of another recipe or of other data.
+    `inputs` is the training_digest of the store to be trained on, `init_from` what a fresh start
+    would begin with. Nothing is deleted before what is asked for is there and fits; a dry run
+    changes nothing. Raises CheckpointError for a PATH that is no checkpoint, and for a checkpoint
+    of another recipe, of other data or of another start.
     """
     folder = Path(run)
     if resume == "never":
@@ -63,16 +66,20 @@ def prepare_resume(
             _start_over(folder, notes)
         return
     if resume != "auto":
-        _take(recipe, inputs, folder, resume, notes, dry_run=dry_run)
+        _take(recipe, inputs, folder, resume, notes, init_from=init_from, dry_run=dry_run)
         return
     mirror = recipe.checkpoint.mirror
     if mirror is not None and not checkpoint_folders(folder) and not dry_run:
         fetch_from_mirror(mirror, folder, notes)
-    find_start(recipe, inputs, folder, notes)
+    find_start(recipe, inputs, folder, notes, init_from)
 
 
 def find_start(
-    recipe: Recipe, inputs: str, run: str | Path, notes: Callable[[str], None]
+    recipe: Recipe,
+    inputs: str,
+    run: str | Path,
+    notes: Callable[[str], None],
+    init_from: InitFrom | None = None,
 ) -> Checkpoint | None:
     """The newest whole checkpoint, None for a fresh start; raises CheckpointError."""
     checkpoint = latest_checkpoint(run, notes)
@@ -83,14 +90,18 @@ def find_start(
                 f"{_START_OVER}"
             )
         return None
-    check_same_training(recipe, inputs, checkpoint.state, checkpoint.path)
+    check_same_training(recipe, inputs, checkpoint.state, checkpoint.path, init_from)
     return checkpoint
 
 
 def check_same_training(
-    recipe: Recipe, inputs: str, state: dict[str, Any], path: str | Path
+    recipe: Recipe,
+    inputs: str,
+    state: dict[str, Any],
+    path: str | Path,
+    init_from: InitFrom | None = None,
 ) -> None:
-    """Raises CheckpointError where a state.json has other settings, naming them, or other data."""
+    """Raises CheckpointError where a state.json has other settings, other data or another start."""
     different = differing_settings(state.get("recipe", {}), recipe.model_dump(mode="json"))
     if different:
         listed = "; ".join(f"{key} {old!r} there, {new!r} here" for key, old, new in different[:4])
@@ -104,6 +115,7 @@ def check_same_training(
             f"{path} was trained on other data than the store holds now; use the same corpus, "
             f"another --out, or {_START_OVER}"
         )
+    check_same_start(init_from, state, path)
 
 
 def differing_settings(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -151,6 +163,7 @@ def _take(
     resume: str,
     notes: Callable[[str], None],
     *,
+    init_from: InitFrom | None,
     dry_run: bool,
 ) -> None:
     """Make a checkpoint given by its path the newest of the run.
@@ -162,7 +175,7 @@ def _take(
     target = run / "checkpoints" / checkpoint_name(chosen.step)
     own = chosen.path.resolve() == target.resolve()
     try:
-        check_same_training(recipe, inputs, chosen.state, resume)
+        check_same_training(recipe, inputs, chosen.state, resume, init_from)
         if dry_run:
             return
         if not own:

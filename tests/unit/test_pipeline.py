@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from rayasr import pipeline, ray_data, storage
-from rayasr.checkpoint import save_checkpoint
+from rayasr.checkpoint import list_checkpoints, save_checkpoint
 from rayasr.cli.run import _print_result
 from rayasr.config import Recipe, with_corpora
 from rayasr.data.extraction import ExtractionSettings, make_shard
 from rayasr.data.store import Store
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.pipeline import RunOptions
+from rayasr.train.init_from import InitFrom
 from tests.factories import make_aishell_corpus, tiny_training_recipe, write_wav
 
 
@@ -45,6 +46,8 @@ class Stages:
                     "recipe": work.recipe.model_dump(mode="json"),
                     "training_digest": digest,
                 }
+                if (start := work.options.init_from) is not None:
+                    state["init_from"] = start.to_json() | {"statistics": {}}
                 save_checkpoint(self.out, 1, {"w": torch.zeros(1)}, {}, state)
                 return True
             result = self.out / pipeline.RESULT_OF_STAGE[stage]
@@ -273,6 +276,26 @@ def test_another_run_in_the_same_folder_is_refused(
     with pytest.raises(ConfigError, match=f"is in use by process {parent}"):
         pipeline.run(recipe, options)
     assert stages.ran == []
+
+
+def test_a_run_remembers_what_it_started_from(
+    recipe: Recipe, options: RunOptions, stages: Stages, corpus: Path
+) -> None:
+    start = InitFrom("model", "0123456789abcdef", ("encoder",))
+    tuned = replace(options, init_from=start)
+    pipeline.run(recipe, tuned)
+    assert stages.names() == ["prepare", "train", "average", "decode", "export"]
+    pipeline.run(recipe, options)
+    assert stages.names() == []
+    for other in (replace(start, digest="0" * 16), replace(start, freeze=())):
+        with pytest.raises(CheckpointError, match="was started from model"):
+            pipeline.run(recipe, replace(options, init_from=other))
+    pipeline.run(recipe, replace(tuned, init_from=replace(other, cmvn="store"), first="train"))
+    assert stages.names() == ["train anew", "average anew", "decode anew", "export"]
+    add_recording(corpus, "train")
+    pipeline.run(recipe, options)
+    assert stages.names() == ["prepare", "train anew", "average", "decode", "export"]
+    assert list_checkpoints(options.out)[-1].state["init_from"]["cmvn"] == "store"
 
 
 def test_every_stage_runs_under_the_lease(

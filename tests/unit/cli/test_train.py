@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from rayasr.cli import train
 from rayasr.config import dump_recipe
+from rayasr.errors import RayasrError
 from rayasr.pipeline import STAGES
+from rayasr.train.init_from import InitFrom
 from rayasr.train.loop import FitResult
 from tests.factories import tiny_training_recipe
 
@@ -49,3 +51,46 @@ def test_train_has_all_after_the_store_done_again(run: Path, dry_run: bool) -> N
     command = ["train", str(recipe), "--store", "s", "--out", str(run), *options]
     assert CliRunner().invoke(app, command).exit_code == 0
     assert done(run) == (list(STAGES) if dry_run else ["prepare"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--freeze", "encoder"], "--freeze needs --init-from MODEL"),
+        (["--cmvn", "store"], "--cmvn needs --init-from MODEL"),
+        (["--init-from", "nowhere"], "nowhere is neither a run nor a model folder"),
+    ],
+)
+def test_a_start_that_cannot_be_is_refused_before_anything_else(
+    run: Path, options: list[str], message: str
+) -> None:
+    recipe = run / "r.yaml"
+    recipe.write_text(dump_recipe(tiny_training_recipe()))
+    command = ["train", str(recipe), "--store", "s", "--out", str(run), *options]
+    result = CliRunner().invoke(app, command)
+    assert isinstance(result.exception, RayasrError)
+    assert message in str(result.exception)
+    assert done(run) == list(STAGES)
+
+
+def test_a_start_goes_to_the_training(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = tiny_training_recipe()
+    start = InitFrom("model", "0123", ("encoder.embed", "ctc"), "store")
+    asked: list[Any] = []
+
+    def prepared(*arguments: Any) -> InitFrom:
+        asked.extend(arguments)
+        return start
+
+    def trained(*_: Any, **options: Any) -> FitResult:
+        asked.append(options["init_from"])
+        return FitResult(True, "finished", 1, 1, 1.0)
+
+    monkeypatch.setattr("rayasr.train.init_from.prepare_init", prepared)
+    monkeypatch.setattr("rayasr.ray_train.run_training", trained)
+    recipe = run / "r.yaml"
+    recipe.write_text(dump_recipe(settings))
+    command = ["train", str(recipe), "--store", "s", "--out", str(run), "--init-from", "model"]
+    command += ["--freeze", "encoder.embed,ctc", "--cmvn", "store"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    assert asked == [settings, Path("model"), ["encoder.embed", "ctc"], "store", start]
