@@ -1,8 +1,6 @@
 """Feature extraction by Ray Data: one task per shard, metadata alone through the object store."""
 
-import logging
 import pickle
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,7 +24,7 @@ from rayasr.data.store_writer import (
 )
 from rayasr.errors import ConfigError, DataError, RayasrError
 from rayasr.logs import note, progress, taking_long
-from rayasr.ray_session import ask_every_node, connect, live_nodes
+from rayasr.ray_session import check_shared, connect, set_up_data
 
 MAX_TASK_RETRIES = 3
 """Ray Data restarts a task whose process has died for ever, unless told otherwise."""
@@ -125,7 +123,7 @@ def _make_shards(
     settings = {"recipe": recipe, "roots": plan.roots, "folder": folder, "verify": verify}
     with connect() as session:
         if session["nodes"] > 1:
-            _check_nodes(plan.roots, folder)
+            check_shared(plan.roots, folder, "corpus and store")
         _extract(pending, pickle.dumps(settings), notes)
 
 
@@ -133,11 +131,7 @@ def _extract(pending: Sequence[ShardSpec], settings: bytes, notes: Callable[[str
     """Run one task per shard and show how far they are; raises what a task could explain."""
     import ray
 
-    context = ray.data.DataContext.get_current()
-    context.op_resource_reservation_enabled = False  # else the first task runs alone to its end
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    set_up_data()
     items = [{"spec": pickle.dumps(spec)} for spec in pending]
     with warnings.catch_warnings(action="ignore"):  # 2.60 has no other name yet for max_retries
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -211,26 +205,3 @@ def _only_writer(out: str) -> Iterator[Callable[[], None]]:
     storage.make_folder(out)
     with storage.Lease(out, note) as lease:
         yield lease.check
-
-
-def _check_nodes(roots: Sequence[str], folder: str) -> None:
-    """Raise DataError where a node of the cluster does not see a corpus or the store."""
-    paths = list(roots)
-    marker = storage.join(folder, f".seen-{uuid.uuid4().hex}")
-    if not storage.is_remote(folder):
-        storage.write_atomic(marker, "")
-        paths.append(marker)
-    try:
-        for host, missing in ask_every_node(missing_paths, paths).items():
-            if missing:
-                place = missing[0] if missing[0] != marker else folder
-                raise DataError(
-                    f"host {host} does not see {place}; corpus and store must be on storage that "
-                    f"all {len(live_nodes())} hosts mount under the same path"
-                )
-    finally:
-        storage.remove(marker)
-
-
-def missing_paths(paths: Sequence[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]

@@ -6,11 +6,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-from rayasr.errors import LaunchError
+from rayasr import storage
+from rayasr.errors import DataError, LaunchError
 from rayasr.logs import note
 
 OBJECT_STORE_BYTES = 2 * 10**9
@@ -184,6 +187,41 @@ def ask_every_node(function: Callable[..., Any], *arguments: Any) -> dict[str, A
         with suppress(*lost):
             answers[name] = ray.get(answer)
     return answers
+
+
+def check_shared(paths: Sequence[str], folder: str, what: str) -> None:
+    """Raise DataError where a node does not see all paths and the folder that it writes to."""
+    marker = storage.join(folder, f".seen-{uuid.uuid4().hex}")
+    wanted = list(paths)
+    if not storage.is_remote(folder):
+        storage.write_atomic(marker, "")
+        wanted.append(marker)
+    try:
+        for host, missing in ask_every_node(missing_paths, wanted).items():
+            if missing:
+                place = missing[0] if missing[0] != marker else folder
+                raise DataError(
+                    f"host {host} does not see {place}; {what} must be on storage that "
+                    f"all {len(live_nodes())} hosts mount under the same path"
+                )
+    finally:
+        storage.remove(marker)
+
+
+def missing_paths(paths: Sequence[str]) -> list[str]:
+    """Those that do not exist on this host."""
+    return [path for path in paths if not Path(path).exists()]
+
+
+def set_up_data() -> None:
+    """Have Ray Data keep quiet, and start tasks as soon as there is room for them."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.op_resource_reservation_enabled = False  # else the first task runs alone to its end
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def available_cpus() -> int:

@@ -1,7 +1,7 @@
 """`rayasr decode`, `rayasr score`, `rayasr transcribe`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -69,6 +69,16 @@ def decode(
             help="What errors are counted in. Default: the recipe's decode.unit.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            min=1,
+            help="Models that share the work under Ray, one per GPU or CPU; joins the cluster of "
+            "RAY_ADDRESS. Interrupted, the same command goes on. Default: this process alone.",
+        ),
+    ] = None,
     devices: DevicesOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -81,12 +91,19 @@ def decode(
     from rayasr.checkpoint import choose_device, load_model
     from rayasr.decode.recognizer import Decoding
     from rayasr.decode.split import decode_split, write_result
+    from rayasr.errors import ConfigError
 
+    if workers is not None and store is None:
+        raise ConfigError(
+            "--workers decodes a store; make one by `rayasr data prepare`, or leave --workers out"
+        )
     asked = None if mode is None else _modes(mode)
     scoring = {} if unit is None else {"unit": _known_unit(unit)}
-    loaded = load_model(run, choose_device(devices))
+    # With workers, the GPUs asked for are theirs; this process takes one if there is one.
+    here = "auto" if workers is not None and devices == "cuda" else devices
+    loaded = load_model(run, choose_device(here))
     changes = _changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
-    names = split.split(",")
+    names = list(dict.fromkeys(split.split(",")))
     source = _source(loaded, store, corpus, names)
     needs_weight = ctc_weight is None and "attention_rescoring" in (asked or ())
     if store is not None and names != ["dev"] and (asked is None or needs_weight):
@@ -94,10 +111,25 @@ def decode(
     modes = asked or _modes(loaded.decoding["default_mode"])
     decoding = Decoding.of(loaded, **changes)
     config = loaded.recipe.decode.model_copy(update=scoring)
-    splits = {
-        name: decode_split(loaded, source, name, modes, out, decoding=decoding, config=config)
-        for name in names
-    }
+    if workers is None:
+        splits = {
+            name: decode_split(loaded, source, name, modes, out, decoding=decoding, config=config)
+            for name in names
+        }
+    else:
+        from rayasr.ray_decode import decode_store
+
+        splits = decode_store(
+            loaded,
+            cast("Store", source),  # --corpus was refused above
+            names,
+            modes,
+            out,
+            workers=workers,
+            devices=devices,
+            decoding=decoding,
+            config=config,
+        )
     default = loaded.decoding["default_mode"]
     result = write_result(out, default if default in modes else modes[0], splits)
     _print_result(result, out, as_json)

@@ -299,24 +299,32 @@ def balance(costs: Sequence[int], num_shares: int) -> list[list[int]]:
 
 
 def fixed_batches(
-    frames: NDArray[Any], max_padded_frames: int, max_utterances: int = 256
+    frames: NDArray[Any],
+    max_padded_frames: int,
+    max_utterances: int = 256,
+    max_padding: float = 1.0,
 ) -> list[list[int]]:
     """Rows in batches for validation and decoding: by length, longest first, no randomness.
 
-    The longest come first, so that memory runs out in the first batch or never.
+    The longest come first, so that memory runs out in the first batch or never. The share of
+    padding in a batch stays below `max_padding`.
     """
     lengths = np.asarray(frames, dtype=np.int64)
     batches: list[list[int]] = []
-    longest = 0
+    longest = used = 0
     for row in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[row])
+        padded = (len(batches[-1]) + 1) * longest if batches else 0
         full = batches and (
-            (len(batches[-1]) + 1) * longest > max_padded_frames
+            padded > max_padded_frames
             or len(batches[-1]) == max_utterances
+            or padded - used - length >= max_padding * padded > 0
         )
         if full or not batches:
             batches.append([])
-            longest = int(lengths[row])
+            longest, used = length, 0
         batches[-1].append(row)
+        used += length
     return batches
 
 

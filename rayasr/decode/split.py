@@ -22,6 +22,7 @@ from rayasr.data.manifest import Manifest, Reject, Utterance, is_test
 from rayasr.data.store import Store
 from rayasr.decode.recognizer import Decoded, Decoding, Hypothesis, Recognizer
 from rayasr.decode.rescoring import ScoredNbest
+from rayasr.decode.shards import MAX_PADDING, padding, shards_of
 from rayasr.errors import DataError, RayasrError
 from rayasr.logs import note, progress
 from rayasr.score import UNIT_RULES, Score, alignment_text, score_texts, write_text_file
@@ -52,15 +53,16 @@ def from_store(store: Store, split: str, max_padded_frames: int) -> Material:
     """A split of a store, with the store's features; raises DataError for one it lacks."""
     columns = store.split(split)
     speakers = [columns.speaker_names[i] for i in columns.speakers]
+    shards = shards_of(store, split, max_padded_frames)
 
     def batches() -> Rows:
-        for rows in fixed_batches(columns.frames[:, 0], max_padded_frames):
-            yield [(i, store.features(split, i)) for i in rows]
+        for shard in shards:
+            for rows in shard.batches:
+                yield [(i, store.features(split, i)) for i in rows]
 
     known = list(zip(columns.keys, columns.texts, speakers, strict=True))
-    features = (
-        "float32 features" if store.info["payload"] == "pcm" else "the store's float16 features"
-    )
+    kind = "float32 features" if store.info["payload"] == "pcm" else "the store's float16 features"
+    features = f"{kind}, {padding(shards, columns.frames[:, 0]):.1%} padding"
     return _material(split, known, store.rejects, features, batches())
 
 
@@ -139,14 +141,23 @@ def decode_split(
     config = config or loaded.recipe.decode
     find = from_store if isinstance(source, Store) else from_corpora
     material = find(source, split, config.max_padded_frames)  # type: ignore[arg-type]
-    recognizer = Recognizer(loaded, decoding)
-    decoded = _decode(recognizer, material, modes)
+    decoded = _decode(Recognizer(loaded, decoding), material, modes)
+    return report_split(loaded, material, decoded.hypotheses, out, config)
+
+
+def report_split(
+    loaded: LoadedModel,
+    material: Material,
+    found: Mapping[Mode, Sequence[Hypothesis]],
+    out: str | Path,
+    config: DecodeConfig,
+) -> dict[str, dict[str, Any]]:
+    """Score what was found, in the order of `material.keys`, and leave it in OUT/SPLIT/MODE."""
     results: dict[str, dict[str, Any]] = {}
-    for mode in modes:
-        hypotheses = decoded.hypotheses[mode]
-        texts = {
-            key: recognizer.text(item) for key, item in zip(material.keys, hypotheses, strict=True)
-        }
+    split = material.name
+    for mode, hypotheses in found.items():
+        pairs = zip(material.keys, hypotheses, strict=True)
+        texts = {key: loaded.tokenizer.decode(item.units) for key, item in pairs}
         score = score_texts(material.references, texts, config.unit, material.speakers)
         _write_mode(Path(out) / split / mode, material, texts, hypotheses, score)
         results[mode] = score.to_json()
@@ -301,7 +312,7 @@ def _corpus_batches(
                 note(f"{item.key}: {error}; all of its text counts as deletions")
                 loaded.append(torch.zeros(0, recipe.features.num_mel_bins))
         lengths = torch.tensor([len(features) for features in loaded]).numpy()
-        for rows in fixed_batches(lengths, max_padded_frames):
+        for rows in fixed_batches(lengths, max_padded_frames, max_padding=MAX_PADDING):
             yield [(start + i, loaded[i]) for i in rows]
 
 

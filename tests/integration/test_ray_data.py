@@ -16,7 +16,7 @@ from rayasr import ray_data
 from rayasr.config import CorpusConfig, Recipe, dump_recipe
 from rayasr.data.store import Store
 from rayasr.errors import ConfigError, DataError
-from rayasr.ray_session import ask_every_node, connect
+from rayasr.ray_session import ask_every_node, connect, missing_paths
 from tests.factories import make_aishell_corpus
 
 pytestmark = pytest.mark.integration
@@ -162,7 +162,7 @@ def test_a_recipe_without_corpus_and_a_file_as_output_are_refused(
 
 def test_every_node_is_asked(tmp_path: Path) -> None:
     paths = [str(tmp_path), str(tmp_path / "missing")]
-    (missing,) = ask_every_node(ray_data.missing_paths, paths).values()
+    (missing,) = ask_every_node(missing_paths, paths).values()
     assert missing == [str(tmp_path / "missing")]
 
 

@@ -1,0 +1,181 @@
+"""Decoding by Ray Data: model actors take shards of a store and leave their hypotheses in files."""
+
+import pickle
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rayasr import storage
+from rayasr.checkpoint import LoadedModel, choose_device
+from rayasr.config import DecodeConfig, Mode
+from rayasr.data.store import Store
+from rayasr.decode.parts import DecodeJob, Found, PartReport, ShardDecoder, join_parts, read_part
+from rayasr.decode.recognizer import Decoding
+from rayasr.decode.shards import DecodeShard, shards_of
+from rayasr.decode.split import from_store, report_split
+from rayasr.errors import DataError, LaunchError, RayasrError
+from rayasr.logs import note, progress
+from rayasr.ray_session import available_cpus, check_shared, connect, set_up_data
+
+MAX_WORKER_RESTARTS = 3
+"""Times that a worker starts again after its process or its host is lost; Ray Data: for ever."""
+
+Notes = Callable[[str], None]
+
+
+def decode_store(
+    loaded: LoadedModel,
+    store: Store,
+    splits: Sequence[str],
+    modes: Sequence[Mode],
+    out: str | Path,
+    *,
+    workers: int,
+    devices: str = "auto",
+    decoding: Decoding | None = None,
+    config: DecodeConfig | None = None,
+    notes: Notes = note,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Decode and score splits of a store by `workers` models under Ray; result.json's `splits`.
+
+    Finds and leaves what `decode_split` does in one process, bit for bit. Shards that an earlier
+    call has finished are kept. Raises ConfigError for devices that are not there or where another
+    decodes into OUT, LaunchError for a cluster without room, DataError where a host does not see
+    the model, the store or OUT, and for workers that die again and again.
+    """
+    config = config or loaded.recipe.decode
+    bound = config.max_padded_frames
+    materials = [from_store(store, name, bound) for name in splits]
+    shards = [shard for name in splits for shard in shards_of(store, name, bound)]
+    job = DecodeJob.of(loaded, store, out, modes, decoding or Decoding.of(loaded))
+    storage.make_folder(job.parts)
+    with storage.Lease(job.parts, notes) as lease:
+        parts = _decode(job, shards, workers, devices, notes)
+        lease.check()  # that was long enough for another to come in
+        results = {}
+        for material in materials:
+            found = {shard: part for shard, part in parts.items() if shard.split == material.name}
+            joined = join_parts(len(material.keys), job.modes, found)
+            results[material.name] = report_split(loaded, material, joined, out, config)
+    shutil.rmtree(job.parts, ignore_errors=True)
+    return results
+
+
+def _decode(
+    job: DecodeJob, shards: Sequence[DecodeShard], workers: int, devices: str, notes: Notes
+) -> dict[DecodeShard, Found]:
+    """Hypotheses of all shards; Ray decodes those whose parts are not there."""
+    with connect(num_cpus=max(available_cpus(), workers)) as cluster:
+        job = replace(job, device=choose_device(devices, cluster["gpus"]))
+        _check_room(job, workers, cluster)
+        if cluster["nodes"] > 1:
+            check_shared([job.model, job.store], job.parts, "model, store and --out")
+        parts = _read_parts(job, shards)
+        pending = [shard for shard in shards if shard not in parts]
+        if parts:
+            notes(f"{len(parts):,} of {len(shards):,} shards are there already")
+        if pending:
+            _run(job, pending, min(workers, len(pending)), notes)
+    parts |= _read_parts(job, pending)
+    lost = [shard for shard in pending if shard not in parts]
+    if lost:
+        raise DataError(
+            f"{job.path(lost[0])} is not there after it was written; is {job.parts} on storage "
+            "that all hosts share? Run the same command again to go on"
+        )
+    return parts
+
+
+def _read_parts(job: DecodeJob, shards: Sequence[DecodeShard]) -> dict[DecodeShard, Found]:
+    """The parts that are there and whole."""
+    read = {shard: read_part(job.path(shard), job.modes, len(shard.utterances)) for shard in shards}
+    return {shard: found for shard, found in read.items() if found is not None}
+
+
+def _check_room(job: DecodeJob, workers: int, cluster: dict[str, Any]) -> None:
+    """Refuse at once what Ray would wait for without end."""
+    kind = "GPU" if job.device == "cuda" else "CPU"
+    there = min(cluster["cpus"], cluster["gpus"]) if kind == "GPU" else cluster["cpus"]
+    if there < workers:
+        raise LaunchError(
+            f"{workers} workers need a {kind} each, the cluster has {there}; use fewer --workers"
+            f"{', or --devices cpu' if kind == 'GPU' else ''}"
+        )
+
+
+def _run(job: DecodeJob, pending: Sequence[DecodeShard], workers: int, notes: Notes) -> None:
+    """Have `workers` actors decode the shards, and show how far they are."""
+    import ray
+
+    set_up_data()
+    items = [{"shard": pickle.dumps(shard)} for shard in pending]
+    with warnings.catch_warnings(action="ignore"):
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            ModelActor,
+            fn_constructor_kwargs={"job": job},
+            # One shard at a time: a worker that is lost takes no other along.
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            num_cpus=1,
+            num_gpus=1 if job.device == "cuda" else 0,
+            max_restarts=MAX_WORKER_RESTARTS,
+            max_task_retries=MAX_WORKER_RESTARTS,
+        )
+    utterances, audio_s, started = 0, 0.0, 0.0
+    try:
+        with progress("decode", sum(len(shard.utterances) for shard in pending)) as line:
+            for row in dataset.iter_rows():
+                if row["error"]:
+                    raise pickle.loads(row["error"])
+                if row["repeated"]:
+                    notes(f"{row['name']}: decoded again, its worker was lost")
+                started = started or time.monotonic() - row["took_s"]  # when a worker was ready
+                utterances += row["num_utterances"]
+                audio_s += row["audio_s"]
+                line.update(utterances, note=_pace(audio_s, time.monotonic() - started))
+    except ray.exceptions.RayError as error:
+        raise _worker_failure(error) from error
+    notes(f"decoded {_pace(audio_s, time.monotonic() - started)} with {workers} worker(s)")
+
+
+def _pace(audio_s: float, took_s: float) -> str:
+    return f"{audio_s / 3600.0:.2f} h of audio, real-time factor {took_s / max(audio_s, 1e-9):.3f}"
+
+
+class ModelActor:
+    """Runs in a Ray worker: a pickled DecodeShard in, a few numbers out; its part goes to disk."""
+
+    def __init__(self, job: DecodeJob) -> None:
+        import ray
+
+        torch.set_num_threads(1)  # Ray counts one CPU per worker
+        self._decoder = ShardDecoder(job)
+        self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        repeated, self._restarted = self._restarted, False
+        try:
+            report = self._decoder(pickle.loads(row["shard"]))
+        except RayasrError as error:  # as a value: Ray would wrap it, and log its traceback
+            empty = PartReport("", 0, 0.0, 0.0)._asdict() | {"repeated": False}
+            return empty | {"error": pickle.dumps(error)}
+        return report._asdict() | {"repeated": repeated, "error": b""}
+
+
+def _worker_failure(error: Exception) -> Exception:
+    """Processes that died, as a sentence; any other error of a task is a bug and stays as it is."""
+    import ray
+
+    exceptions = ray.exceptions
+    died = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
+    if isinstance(error, died):
+        return DataError(
+            f"a worker died {MAX_WORKER_RESTARTS + 1} times, most likely for lack of memory; take "
+            "fewer --workers. Finished shards are kept: run the same command again to go on"
+        )
+    return error
