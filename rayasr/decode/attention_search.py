@@ -19,9 +19,9 @@ class _Beams:
     unit_scores: Tensor  # (A * N, length so far), log-probability of each, 0 for `<sos>`
     scores: Tensor  # (A, N), best first
     ended: Tensor  # (A, N) bool
-    cache: list[Tensor] | None
-    encoder_out: Tensor  # (A * N, T, D)
-    encoder_mask: Tensor  # (A * N, 1, T) bool
+    cache: list[Tensor] | None  # by layer: of units (A * N, …), of encoder frames (A, …)
+    encoder_out: Tensor  # (A, T, D)
+    encoder_mask: Tensor  # (A, 1, T) bool
 
 
 @torch.no_grad()
@@ -73,8 +73,8 @@ def _start(model: U2Model, encoder_out: Tensor, lengths: Tensor, beam_size: int)
         scores=scores,
         ended=torch.zeros(num, beam_size, dtype=torch.bool, device=device),
         cache=None,
-        encoder_out=encoder_out.repeat_interleave(beam_size, dim=0),
-        encoder_mask=mask.unsqueeze(1).repeat_interleave(beam_size, dim=0),
+        encoder_out=encoder_out,
+        encoder_mask=mask.unsqueeze(1),
     )
 
 
@@ -100,7 +100,6 @@ def _step(model: U2Model, beams: _Beams, beam_size: int) -> None:
     value = values.view(num, -1).gather(1, chosen)
     beams.units = torch.cat([beams.units[parent], unit.view(-1, 1)], dim=1)
     beams.unit_scores = torch.cat([beams.unit_scores[parent], value.view(-1, 1)], dim=1)
-    # Every second one holds encoder frames, which an utterance's hypotheses have in common.
     beams.cache = [part[parent] if i % 2 == 0 else part for i, part in enumerate(cache)]
     beams.ended = unit == eos
 
@@ -120,7 +119,9 @@ def _keep(beams: _Beams, kept: list[int]) -> _Beams:
     chosen = torch.tensor(kept, dtype=torch.int64, device=device)
     num_hyps = beams.scores.shape[1]
     rows = (chosen[:, None] * num_hyps + torch.arange(num_hyps, device=device)).view(-1)
-    cache = None if beams.cache is None else [part[rows] for part in beams.cache]
+    cache = beams.cache
+    if cache is not None:
+        cache = [part[rows if i % 2 == 0 else chosen] for i, part in enumerate(cache)]
     return _Beams(
         index=[beams.index[i] for i in kept],
         units=beams.units[rows],
@@ -128,8 +129,8 @@ def _keep(beams: _Beams, kept: list[int]) -> _Beams:
         scores=beams.scores[chosen],
         ended=beams.ended[chosen],
         cache=cache,
-        encoder_out=beams.encoder_out[rows],
-        encoder_mask=beams.encoder_mask[rows],
+        encoder_out=beams.encoder_out[chosen],
+        encoder_mask=beams.encoder_mask[chosen],
     )
 
 

@@ -93,30 +93,28 @@ def _score_rows(
     encoder_out: Tensor,
     lengths: Tensor,
 ) -> list[ScoredNbest]:
-    """Score some utterances' lists in one decoder pass: one row per hypothesis."""
+    """Score some utterances' lists in one decoder pass; shorter lists are filled with ()."""
     device = encoder_out.device
-    units = [hypothesis.units for nbest in nbests for hypothesis in nbest]
-    owner = torch.repeat_interleave(
-        torch.arange(len(nbests)), torch.tensor([len(nbest) for nbest in nbests])
-    ).to(device)  # (N,) utterance of each row
+    width = max(len(nbest) for nbest in nbests)
+    rows = [(*(item.units for item in nbest), *[()] * (width - len(nbest))) for nbest in nbests]
+    units = [row for filled in rows for row in filled]  # (B x width)
     left, right = model.decoder_log_probs(
         _with_sos(units, model.sos_eos_id).to(device),
         torch.tensor([len(row) + 1 for row in units], device=device),
-        encoder_out[owner],
-        (torch.arange(encoder_out.shape[1], device=device) < lengths[owner, None]).unsqueeze(1),
+        encoder_out,
+        (torch.arange(encoder_out.shape[1], device=device) < lengths[:, None]).unsqueeze(1),
         1.0,  # any weight above 0: both decoders, weighted later
-    )  # (N, L + 1, V) each
+    )  # (B x width, L + 1, V) each
     left_rows = _unit_scores(left, units, model.sos_eos_id)
     right_rows: list[tuple[float, ...]] | None = None
     if model.bidirectional:
         backwards = _unit_scores(right, [row[::-1] for row in units], model.sos_eos_id)
         right_rows = [(*row[-2::-1], row[-1]) for row in backwards]
-    scored, first = [], 0
-    for nbest in nbests:
-        rows = slice(first, first + len(nbest))
-        back = None if right_rows is None else tuple(right_rows[rows])
-        scored.append(ScoredNbest(tuple(nbest), tuple(left_rows[rows]), back))
-        first += len(nbest)
+    scored = []
+    for i, nbest in enumerate(nbests):
+        part = slice(i * width, i * width + len(nbest))
+        back = None if right_rows is None else tuple(right_rows[part])
+        scored.append(ScoredNbest(tuple(nbest), tuple(left_rows[part]), back))
     return scored
 
 
