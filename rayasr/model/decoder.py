@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         """Logits (N, V) after the last of the units (N, L), and the cache for the next call.
 
         With an empty cache all units are computed, else only the last. The cache holds two tensors
-        a layer: keys and values of the units (N, H, ., 2 d) and of the encoder frames (B, H, T, 2 d).
+        a layer, keys and values of the units (N, H, ., 2 d) and of the frames (B, H, T, 2 d).
         """
         done = 0
         if len(cache) > 0:
