@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayasr.decode.ctc_search import CtcHypothesis, ctc_greedy, ctc_prefix_beam
+from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
+from rayasr.decode.hypothesis import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Decoded:
 
     log_probs: Tensor  # (T', V)
     greedy: tuple[int, ...]
-    nbest: list[CtcHypothesis]
+    nbest: list[Hypothesis]
     rescored: tuple[int, ...]
 
 
@@ -89,7 +90,7 @@ class RuntimeDriver:
                     cached = kept
             start = end
 
-    def _rescore(self, nbest: list[CtcHypothesis], encoder_out: Tensor) -> tuple[int, ...]:
+    def _rescore(self, nbest: list[Hypothesis], encoder_out: Tensor) -> tuple[int, ...]:
         """The best of the n-best by the decoders' scores plus the weighted CTC score."""
         longest = max(len(hypothesis.units) for hypothesis in nbest) + 1
         hyps = torch.zeros(len(nbest), longest, dtype=torch.long)  # padded with 0, without <eos>

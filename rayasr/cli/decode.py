@@ -1,4 +1,4 @@
-"""`rayasr decode`, `rayasr score`, `rayasr transcribe`."""
+"""`rayasr decode` and `rayasr score`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -43,7 +43,6 @@ def register(app: typer.Typer) -> None:
     """Add the verbs to the app."""
     app.command("decode")(decode)
     app.command("score")(score)
-    app.command("transcribe")(transcribe)
 
 
 def decode(
@@ -97,18 +96,18 @@ def decode(
         raise ConfigError(
             "--workers decodes a store; make one by `rayasr data prepare`, or leave --workers out"
         )
-    asked = None if mode is None else _modes(mode)
+    asked = None if mode is None else known_modes(mode)
     scoring = {} if unit is None else {"unit": _known_unit(unit)}
     # With workers, the GPUs asked for are theirs; this process takes one if there is one.
     here = "auto" if workers is not None and devices == "cuda" else devices
     loaded = load_model(run, choose_device(here))
-    changes = _changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
+    changes = search_changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
     names = list(dict.fromkeys(split.split(",")))
     source = _source(loaded, store, corpus, names)
     needs_weight = ctc_weight is None and "attention_rescoring" in (asked or ())
     if store is not None and names != ["dev"] and (asked is None or needs_weight):
         loaded = _with_choice(loaded, source, run)
-    modes = asked or _modes(loaded.decoding["default_mode"])
+    modes = asked or known_modes(loaded.decoding["default_mode"])
     decoding = Decoding.of(loaded, **changes)
     config = loaded.recipe.decode.model_copy(update=scoring)
     if workers is None:
@@ -173,56 +172,6 @@ def score(
         typer.echo(f"{len(found.missing)} without a hypothesis: {', '.join(found.missing[:5])}")
 
 
-def transcribe(
-    run: ModelArgument,
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Recordings.")],
-    mode: ModeOption = None,
-    chunk_size: ChunkOption = None,
-    left_chunks: LeftOption = None,
-    beam_size: BeamOption = None,
-    ctc_weight: WeightOption = None,
-    devices: DevicesOption = "auto",
-    as_json: JsonOption = False,
-) -> None:
-    """Write down recordings, a line each (file, tab, text), in the order given.
-
-    A file that cannot be read is named on stderr, the others are transcribed; exit code 3.
-
-    Example: rayasr transcribe runs/demo a.wav b.flac
-    """
-    import json
-    import sys
-
-    from rayasr.checkpoint import choose_device, load_model
-    from rayasr.decode.recognizer import Decoding, Recognizer
-    from rayasr.decode.transcribe import transcribe as transcribe_files
-    from rayasr.errors import ConfigError, DataError
-
-    loaded = load_model(run, choose_device(devices))
-    modes = _modes(mode or loaded.decoding["default_mode"])
-    if len(modes) > 1:
-        raise ConfigError("transcribe takes one --mode; `rayasr decode` compares several")
-    changes = _changes(loaded, chunk_size, left_chunks, beam_size, ctc_weight)
-    recognizer = Recognizer(loaded, Decoding.of(loaded, **changes))
-    failed = 0
-    for found in transcribe_files(recognizer, files, modes[0], loaded.recipe):
-        if found.error is not None:
-            failed += 1
-            print(f"rayasr: {found.error}", file=sys.stderr)
-        elif as_json:
-            values = {
-                "file": found.file,
-                "text": found.text,
-                "score": round(found.score, 6),
-                "times": found.times,
-            }
-            print(json.dumps(values, ensure_ascii=False), flush=True)
-        else:
-            print(f"{found.file}\t{found.text}", flush=True)
-    if failed:
-        raise typer.Exit(DataError.exit_code)
-
-
 def _source(
     loaded: "LoadedModel", store: Path | None, corpus: list[Path] | None, splits: list[str]
 ) -> "Store | Recipe":
@@ -283,7 +232,7 @@ def _known_unit(unit: str) -> "Unit":
     return unit
 
 
-def _modes(text: str) -> "list[Mode]":
+def known_modes(text: str) -> "list[Mode]":
     """Modes named in an option, each once; raises ConfigError for one that is not known."""
     from rayasr.config import DECODE_MODES
     from rayasr.errors import ConfigError
@@ -295,12 +244,13 @@ def _modes(text: str) -> "list[Mode]":
     return names  # type: ignore[return-value]  # looked at one by one above
 
 
-def _changes(
+def search_changes(
     loaded: "LoadedModel",
     chunk_size: int | None,
     left_chunks: int | None,
     beam_size: int | None,
     ctc_weight: float | None,
+    nbest: int | None = None,
 ) -> dict[str, Any]:
     """The search settings that were given; raises ConfigError for what the model cannot do."""
     from rayasr.errors import ConfigError
@@ -312,11 +262,15 @@ def _changes(
             "this model was trained on full context only; --chunk-size needs a model trained with "
             "model.encoder.dynamic_chunk"
         )
+    beam = beam_size or loaded.decoding["beam_size"]
+    if nbest is not None and nbest > beam:
+        raise ConfigError(f"--nbest {nbest} is more than a beam of {beam} finds; set --beam-size")
     given = {
         "chunk_size": chunk_size,
         "left_chunks": left_chunks,
         "beam_size": beam_size,
         "ctc_weight": ctc_weight,
+        "nbest": nbest,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -12,7 +12,17 @@ from rayasr.errors import RayasrError
 
 def build_app() -> typer.Typer:
     """The whole command tree; modules of the verbs import what is heavy only when they run."""
-    from rayasr.cli import config, data, data_sources, decode, export, import_, run, train
+    from rayasr.cli import (
+        config,
+        data,
+        data_sources,
+        decode,
+        export,
+        import_,
+        run,
+        train,
+        transcribe,
+    )
 
     app = typer.Typer(
         name="rayasr",
@@ -27,6 +37,7 @@ def build_app() -> typer.Typer:
     app.add_typer(data.data_app, name="data")
     train.register(app)
     decode.register(app)
+    transcribe.register(app)
     export.register(app)
     app.add_typer(import_.import_app, name="import")
     app.add_typer(config.config_app, name="config")

@@ -3,6 +3,8 @@
 import functools
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, overload
 
@@ -21,6 +23,7 @@ FORMATS = "wav, flac, ogg, opus, mp3, aiff, au, sph and whatever else libsndfile
 MAX_OVERSHOOT_S = 0.5
 """A segment may end this much after its recording, as Kaldi's extract-segments allows."""
 
+_File = BinaryIO | io.FileIO
 _ZERO_CROSSINGS = 6
 _ROLLOFF = 0.99
 _MATRIX_COLUMNS = 64
@@ -69,24 +72,29 @@ def read_audio(
 
     `ARCHIVE::MEMBER` reads from inside a tar archive. Raises AudioError.
     """
-    name = str(path)
-    try:
-        if ARCHIVE_SEPARATOR in name:
-            archive, _, member = name.partition(ARCHIVE_SEPARATOR)
-            return _read(io.BytesIO(read_member(archive, member)), name, start_s, end_s)
-        if storage.is_remote(name):
-            return _read(io.BytesIO(storage.read_bytes(name)), name, start_s, end_s)
-        with Path(name).open("rb", buffering=0) as file:
-            return _read(file, name, start_s, end_s)
-    except AudioError:
-        raise
-    except FileNotFoundError as error:
-        raise AudioError(f"{name} does not exist; check the corpus", "missing_audio") from error
-    except OSError as error:
-        raise AudioError(f"{name} cannot be read: {error.strerror or error}") from error
-    except DataError as error:
-        is_missing = isinstance(error, MissingMemberError)
-        raise AudioError(str(error), "missing_audio" if is_missing else "unreadable") from error
+    with _opened(path) as (file, name):
+        layout = _layout(file, name)
+        if layout is not None:
+            segment = _segment(layout.num_samples, layout.rate, start_s, end_s, name)
+            return _read_pcm16(file, layout, *segment), layout.rate
+        return _read_soundfile(file, name, start_s, end_s)
+
+
+def read_blocks(path: str | Path, block_s: float) -> Iterator[tuple[Tensor, int]]:
+    """`read_audio` of the whole in blocks of `block_s` seconds, without ever holding all of it.
+
+    A file that ends before its header says so raises AudioError after what is there: of an mp3 or
+    ogg file, that is; a wav file cut short is refused at once.
+    """
+    with _opened(path) as (file, name):
+        layout = _layout(file, name)
+        if layout is None:
+            yield from _blocks_soundfile(file, name, block_s)
+            return
+        size = max(1, round(block_s * layout.rate))
+        for first in range(0, layout.num_samples, size):
+            last = min(first + size, layout.num_samples)
+            yield _read_pcm16(file, layout, first, last), layout.rate
 
 
 def resample(samples: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -178,9 +186,35 @@ def _sinc_taps(old: int, new: int, num_phases: int) -> tuple[Tensor, Tensor]:
     return (torch.sinc(t) * window * (cutoff / old)).float(), starts
 
 
-def _read(
-    file: BinaryIO | io.FileIO, name: str, start_s: float, end_s: float | None
-) -> tuple[Tensor, int]:
+@contextmanager
+def _opened(path: str | Path) -> Iterator[tuple[_File, str]]:
+    """A recording's bytes and its name; what goes wrong while it is open becomes an AudioError."""
+    name = str(path)
+    try:
+        if ARCHIVE_SEPARATOR in name:
+            archive, _, member = name.partition(ARCHIVE_SEPARATOR)
+            yield io.BytesIO(read_member(archive, member)), name
+        elif storage.is_remote(name):
+            yield io.BytesIO(storage.read_bytes(name)), name
+        else:
+            with Path(name).open("rb", buffering=0) as file:
+                yield file, name
+    except AudioError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioError(f"{name} does not exist; check the corpus", "missing_audio") from error
+    except OSError as error:
+        raise AudioError(f"{name} cannot be read: {error.strerror or error}") from error
+    except DataError as error:
+        is_missing = isinstance(error, MissingMemberError)
+        raise AudioError(str(error), "missing_audio" if is_missing else "unreadable") from error
+
+
+def _layout(file: _File, name: str) -> WavLayout | None:
+    """Where a plain 16-bit wav file has its samples; None for the others, which libsndfile reads.
+
+    Raises AudioError for a file that is empty or lacks its end.
+    """
     head = file.read(HEAD_BYTES) or b""
     if not head:
         raise AudioError(f"{name} is an empty file (0 bytes); leave it out", "empty_audio")
@@ -191,56 +225,77 @@ def _read(
             f"{name} is truncated: its end is missing (bytes: {missing} or more); copy it again",
             "truncated",
         )
-    if layout is not None and layout.is_pcm16:
-        return _read_pcm16(file, layout, name, start_s, end_s), layout.rate
-    return _read_soundfile(file, name, start_s, end_s)
+    return layout if layout is not None and layout.is_pcm16 else None
 
 
-def _read_pcm16(
-    file: BinaryIO | io.FileIO, layout: WavLayout, name: str, start_s: float, end_s: float | None
-) -> Tensor:
+def _read_pcm16(file: _File, layout: WavLayout, first: int, last: int) -> Tensor:
+    """Samples [first, last) of each channel."""
     block = 2 * layout.channels
-    first, last = _segment(layout.data_bytes // block, layout.rate, start_s, end_s, name)
     file.seek(layout.data_start + first * block)
     wanted = (last - first) * block
     data = file.read(wanted) or b""
     while len(data) < wanted and (more := file.read(wanted - len(data))):
         data += more
+    return pcm16_samples(data, layout.channels)
+
+
+def pcm16_samples(data: bytes, channels: int = 1) -> Tensor:
+    """16-bit little-endian samples as float32 (channels, N) in [-1, 1]."""
     samples = np.frombuffer(data, dtype="<i2").astype(np.float32)
     samples *= 1.0 / 32768.0
-    if layout.channels > 1:
-        samples = np.ascontiguousarray(samples.reshape(-1, layout.channels).T)
-        return torch.from_numpy(samples)
+    if channels > 1:
+        return torch.from_numpy(np.ascontiguousarray(samples.reshape(-1, channels).T))
     return torch.from_numpy(samples).unsqueeze(0)
 
 
 def _read_soundfile(
-    file: BinaryIO | io.FileIO, name: str, start_s: float, end_s: float | None
+    file: _File, name: str, start_s: float, end_s: float | None
 ) -> tuple[Tensor, int]:
     """Everything but plain wav, through libsndfile."""
+    with _open_soundfile(file, name) as sound:
+        first, last = _segment(sound.frames, sound.samplerate, start_s, end_s, name)
+        samples = _read_frames(sound, last - first, first)
+        _check_length(sound, name, last - first, samples.shape[1])
+    return samples, sound.samplerate
+
+
+def _blocks_soundfile(file: _File, name: str, block_s: float) -> Iterator[tuple[Tensor, int]]:
+    with _open_soundfile(file, name) as sound:
+        size, done = max(1, round(block_s * sound.samplerate)), 0
+        while (samples := _read_frames(sound, size)).shape[1]:
+            done += samples.shape[1]
+            yield samples, sound.samplerate
+        _check_length(sound, name, sound.frames, done)
+
+
+def _open_soundfile(file: _File, name: str) -> soundfile.SoundFile:
     file.seek(0)
     try:
-        sound = soundfile.SoundFile(file if isinstance(file, io.BytesIO) else name)
+        return soundfile.SoundFile(file if isinstance(file, io.BytesIO) else name)
     except (soundfile.SoundFileError, RuntimeError) as error:
         raise AudioError(_not_audio(name, error)) from error
-    with sound:
-        rate = int(sound.samplerate)
-        first, last = _segment(sound.frames, rate, start_s, end_s, name)
-        # mp3 counts its encoder's delay, which decoders drop
-        slack = round(0.1 * rate) if sound.format == "MP3" else 0
-        try:
-            if first:
-                sound.seek(first)
-            samples = sound.read(last - first, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError):
-            samples = np.empty((0, sound.channels), np.float32)
-    if len(samples) < last - first - slack:
+
+
+def _read_frames(sound: soundfile.SoundFile, count: int, first: int = 0) -> Tensor:
+    """The next `count` samples (channels, N), from `first` on if it is given; none if damaged."""
+    try:
+        if first:
+            sound.seek(first)
+        samples = sound.read(count, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError):
+        samples = np.empty((0, sound.channels), np.float32)
+    return torch.from_numpy(np.ascontiguousarray(samples.T))
+
+
+def _check_length(sound: soundfile.SoundFile, name: str, promised: int, found: int) -> None:
+    # mp3 counts its encoder's delay, which decoders drop
+    slack = round(0.1 * sound.samplerate) if sound.format == "MP3" else 0
+    if found < promised - slack:
         raise AudioError(
-            f"{name} is truncated or damaged: its header promises {(last - first) / rate:.2f} s "
-            "which cannot all be read; copy it again",
+            f"{name} is truncated or damaged: its header promises "
+            f"{promised / sound.samplerate:.2f} s which cannot all be read; copy it again",
             "truncated",
         )
-    return torch.from_numpy(np.ascontiguousarray(samples.T)), rate
 
 
 def _not_audio(name: str, error: Exception) -> str:

@@ -32,6 +32,11 @@ class WavLayout(NamedTuple):
     data_bytes: int  # that are there
     missing_bytes: int
 
+    @property
+    def num_samples(self) -> int:
+        """Samples per channel, of 16 bits each."""
+        return self.data_bytes // (2 * self.channels)
+
 
 def wav_layout(file: _File, head: bytes) -> WavLayout | None:
     """Layout of a wav file from its chunks; None for other files and for odd chunks."""

@@ -27,6 +27,10 @@ INT16_SCALE = 32768.0
 ENERGY_FLOOR = float(np.finfo(np.float32).eps)
 """Least mel energy at int16 scale, before the logarithm."""
 
+_ROW_BLOCK = 16
+"""Windows are transformed in multiples of this many: matrix products of fewer rows add up in
+another order, and a frame's bits would depend on what it was computed with."""
+
 _MEL_GROUP = 16
 """Mel bins multiplied at a time: each group reads only the part of the spectrum it covers."""
 
@@ -89,14 +93,16 @@ class Fbank:
         if not waves:
             return []
         constants = self._constants_on(waves[0].device)
-        windows = waves[0].new_empty(sum(counts), constants.padded_length)
+        num_rows = sum(counts)
+        windows = waves[0].new_empty(num_rows + -num_rows % _ROW_BLOCK, constants.padded_length)
         windows[:, self.length :] = 0.0
+        windows[num_rows:] = 0.0
         row = 0
         for wave, count in zip(waves, counts, strict=True):
             if count:
                 self._write_windows(wave, windows[row : row + count, : self.length], constants)
             row += count
-        return list(torch.split(_log_mel(windows, constants), counts))
+        return list(torch.split(_log_mel(windows, constants)[:num_rows], counts))
 
     def _write_windows(self, wave: Tensor, out: Tensor, constants: "_Constants") -> None:
         """Weighted windows (frames, length) of one recording, mean out and pre-emphasised."""

@@ -1,11 +1,11 @@
 """CTC search: greedy, a prefix beam search with WeNet's n-best, scores and times, alignment.
 
-Prefix search is plain Python over the best units of each frame, which leave torch once per
-utterance. It is exact: what the pruning leaves out could not have been kept (see `_advance`).
+Prefix search is plain Python over the best units of each frame, which leave torch once per call. It
+is exact: what the pruning leaves out could not have been kept (see `_advance`). Both searches go on
+from where they are when more frames come, so streaming and whole utterances share every line.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import exp, inf, log
 from typing import Any
 
@@ -13,52 +13,127 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rayasr.decode.hypothesis import Hypothesis, mean_probability
 from rayasr.model.alignment import best_path
 
 BLANK = 0
 _NEGLIGIBLE = -37.0  # 1 + exp(x) == 1 in float64 below this, so the sum of two is the larger one
 
 
-@dataclass(frozen=True, slots=True)
-class CtcHypothesis:
-    """Units, their log-probability and, for each, the last frame of its run (encoder frames)."""
-
-    units: tuple[int, ...]
-    score: float
-    times: tuple[int, ...]
-
-
-def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[CtcHypothesis]:
+def ctc_greedy(log_probs: Tensor, lengths: Tensor) -> list[Hypothesis]:
     """The best unit of every frame, repeats and blanks removed.
 
     `log_probs` (B, T, V) and `lengths` (B,); the score is that of the one best path.
     """
-    best, units = log_probs.detach().max(dim=2)  # (B, T)
     hypotheses = []
-    for path, scores, length in zip(
-        units.tolist(), best.double().cpu(), lengths.tolist(), strict=True
-    ):
-        path = [*path[:length], BLANK]
-        ends = [t for t in range(length) if path[t] != BLANK and path[t + 1] != path[t]]
-        kept = tuple(path[t] for t in ends)
-        hypotheses.append(CtcHypothesis(kept, float(scores[:length].sum()), tuple(ends)))
+    for i, length in enumerate(lengths.tolist()):
+        search = GreedySearch()
+        search.advance(log_probs[i, :length])
+        hypotheses += search.nbest()
     return hypotheses
 
 
-def ctc_prefix_beam(
-    log_probs: Tensor, lengths: Tensor, beam_size: int
-) -> list[list[CtcHypothesis]]:
+def ctc_prefix_beam(log_probs: Tensor, lengths: Tensor, beam_size: int) -> list[list[Hypothesis]]:
     """The `beam_size` best prefixes of each utterance, best first, found frame by frame.
 
     `log_probs` (B, T, V), `lengths` (B,). In each frame only the `beam_size` best units are looked
     at, as in WeNet; a beam larger than the vocabulary takes all of it.
     """
-    top = log_probs.detach().topk(min(beam_size, log_probs.shape[2]), dim=2)  # (B, T, k)
-    values, units = top.values.cpu(), top.indices.cpu()
-    return [
-        _search(units[i, :length].tolist(), values[i, :length].tolist(), beam_size)
-        for i, length in enumerate(lengths.tolist())
-    ]
+    nbests = []
+    for i, length in enumerate(lengths.tolist()):
+        search = PrefixSearch(beam_size)
+        search.advance(log_probs[i, :length])
+        nbests.append(search.nbest())
+    return nbests
+
+
+class GreedySearch:
+    """Greedy search of one utterance, whose frames may come in several calls."""
+
+    def __init__(self) -> None:
+        self._path: list[int] = []
+        self._scores: list[float] = []
+
+    def advance(self, log_probs: Tensor) -> None:
+        """Take in the next frames: log-probabilities (T, V)."""
+        best, units = log_probs.detach().max(dim=1)  # (T,)
+        self._path += units.tolist()
+        self._scores += best.tolist()
+
+    def nbest(self) -> list[Hypothesis]:
+        """The one hypothesis; a time is the last frame of a unit's run."""
+        path = [*self._path, BLANK]
+        runs, start = [], 0
+        for t, unit in enumerate(self._path):
+            if path[t + 1] != unit:
+                if unit != BLANK:
+                    runs.append((unit, t, exp(max(self._scores[start : t + 1]))))
+                start = t + 1
+        units, ends, confidences = zip(*runs, strict=True) if runs else ((), (), ())
+        score = sum(self._scores)
+        mean = mean_probability(score, len(units))
+        return [Hypothesis(units, score, ends, mean, confidences)]
+
+
+class PrefixSearch:
+    """Prefix beam search of one utterance, whose frames may come in several calls."""
+
+    def __init__(self, beam_size: int) -> None:
+        self._beam_size = beam_size
+        self._trie: dict[tuple[int, int], int] = {}  # (node, unit) -> node of the longer prefix
+        # WeNet starts the best path that ends in a unit at 0 too: it decides between equal paths.
+        self._beam: list[_Prefix] = [(0.0, 0, 0.0, -inf, 0.0, 0.0, (), (), 0, -1, -1)]
+        self._units: list[list[int]] = []  # (T, k) of all frames so far, best first in each
+        self._values: list[list[float]] = []
+
+    def advance(self, log_probs: Tensor) -> None:
+        """Take in the next frames: log-probabilities (T, V)."""
+        top = log_probs.detach().topk(min(self._beam_size, log_probs.shape[1]), dim=1)
+        frame = len(self._units)
+        self._units += top.indices.tolist()
+        self._values += top.values.tolist()
+        beam, trie, size = self._beam, self._trie, self._beam_size
+        for t in range(frame, len(self._units)):
+            beam = _advance(beam, t, self._units[t], self._values[t], size, trie)
+        self._beam = beam
+
+    def nbest(self) -> list[Hypothesis]:
+        """The prefixes that are kept, best first; a time is the last frame of a unit's run."""
+        links = list(self._trie)  # the n-th link leads to node n
+        peaks: dict[tuple[int, int, int], float] = {}
+        hypotheses = []
+        for prefix in self._beam:
+            total, _, _, _, best_blank, best_unit, times_blank, times_unit, node, _, _ = prefix
+            units = _spell(node, links)
+            ends = _unroll(times_blank if best_blank > best_unit else times_unit)
+            mean = mean_probability(total, len(units))
+            confidences = self._confidences(units, ends, peaks)
+            hypotheses.append(Hypothesis(units, total, ends, mean, confidences))
+        return hypotheses
+
+    def _confidences(
+        self,
+        units: tuple[int, ...],
+        ends: tuple[int, ...],
+        peaks: dict[tuple[int, int, int], float],
+    ) -> tuple[float, ...]:
+        """Each unit's highest probability since the end of the one before it.
+
+        `peaks` keeps those of (unit, start, end), for the prefixes have most of them in common.
+        """
+        found, start = [], 0
+        for span in zip(units, ends, strict=False):  # a prefix without a path has no times
+            unit, end = span
+            key = unit, start, end
+            peak = peaks.get(key)
+            if peak is None:
+                frames = range(start, end + 1)
+                there = [t for t in frames if unit in self._units[t]]
+                values = (self._values[t][self._units[t].index(unit)] for t in there)
+                peak = peaks[key] = exp(max(values, default=-inf))
+            found.append(peak)
+            start = end + 1
+        return tuple(found)
 
 
 def ctc_alignment(
@@ -88,23 +163,6 @@ def ctc_alignment(
 # times_*      linked (earlier times, frame), shared between prefixes; () before the first unit
 # node         number of the prefix in the trie; last: its last unit; parent: node without `last`
 _Prefix = tuple[float, int, float, float, float, float, Any, Any, int, int, int]
-
-
-def _search(
-    units: list[list[int]], values: list[list[float]], beam_size: int
-) -> list[CtcHypothesis]:
-    """Search one utterance; `units` and `values` are (T, k), best first in each frame."""
-    trie: dict[tuple[int, int], int] = {}  # (node, unit) -> node of the longer prefix
-    # WeNet starts the best path that ends in a unit at 0 too, which decides between equal paths.
-    beam: list[_Prefix] = [(0.0, 0, 0.0, -inf, 0.0, 0.0, (), (), 0, -1, -1)]
-    for frame, (frame_units, frame_values) in enumerate(zip(units, values, strict=True)):
-        beam = _advance(beam, frame, frame_units, frame_values, beam_size, trie)
-    labels = {node: (parent, unit) for (parent, unit), node in trie.items()}
-    hypotheses = []
-    for total, _, _, _, best_blank, best_unit, times_blank, times_unit, node, _, _ in beam:
-        times = times_blank if best_blank > best_unit else times_unit
-        hypotheses.append(CtcHypothesis(_spell(node, labels), total, _unroll(times)))
-    return hypotheses
 
 
 def _advance(
@@ -242,11 +300,11 @@ def _order(
     return -min(positions)
 
 
-def _spell(node: int, labels: dict[int, tuple[int, int]]) -> tuple[int, ...]:
+def _spell(node: int, links: list[tuple[int, int]]) -> tuple[int, ...]:
     """Units of a trie node, first to last."""
     units: list[int] = []
     while node:
-        node, unit = labels[node]
+        node, unit = links[node - 1]
         units.append(unit)
     return tuple(reversed(units))
 

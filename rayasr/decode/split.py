@@ -20,7 +20,8 @@ from rayasr.data.batch_plan import fixed_batches
 from rayasr.data.fbank import Fbank
 from rayasr.data.manifest import Manifest, Reject, Utterance, is_test
 from rayasr.data.store import Store
-from rayasr.decode.recognizer import Decoded, Decoding, Hypothesis, Recognizer
+from rayasr.decode.hypothesis import Hypothesis
+from rayasr.decode.recognizer import Decoded, Decoding, Nbests, Recognizer
 from rayasr.decode.rescoring import ScoredNbest
 from rayasr.decode.shards import MAX_PADDING, padding, shards_of
 from rayasr.errors import DataError, RayasrError
@@ -281,8 +282,8 @@ class _ErrorCounter:
 def _decode(recognizer: Recognizer, material: Material, modes: Sequence[Mode]) -> Decoded:
     """Decode everything, in the order of `material.keys`."""
     total = len(material.keys)
-    nothing = Hypothesis((), 0.0, ())
-    hypotheses: dict[Mode, list[Hypothesis]] = {mode: [nothing] * total for mode in modes}
+    nothing = [Hypothesis((), 0.0, ())]
+    nbests: Nbests = {mode: [nothing] * total for mode in modes}
     scored: list[ScoredNbest | None] = [None] * total
     done = 0
     with progress(f"decode {material.name}", total) as bar:
@@ -291,10 +292,10 @@ def _decode(recognizer: Recognizer, material: Material, modes: Sequence[Mode]) -
             for position, (i, _) in enumerate(batch):
                 scored[i] = found.scored[position]
                 for mode in modes:
-                    hypotheses[mode][i] = found.hypotheses[mode][position]
+                    nbests[mode][i] = found.nbests[mode][position]
             done += len(batch)
             bar.update(done)
-    return Decoded(hypotheses, scored)
+    return Decoded(nbests, scored)
 
 
 def _corpus_batches(

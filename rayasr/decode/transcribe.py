@@ -11,7 +11,8 @@ from torch import Tensor
 from rayasr.config import Mode, Recipe
 from rayasr.data.audio import AudioError, mix_down, read_audio, resample
 from rayasr.data.fbank import Fbank
-from rayasr.decode.recognizer import Hypothesis, Recognizer
+from rayasr.decode.hypothesis import Hypothesis, joined
+from rayasr.decode.recognizer import Reading, Recognizer
 from rayasr.logs import PLAIN_INTERVAL_S, note
 from rayasr.text import is_cjk
 
@@ -25,12 +26,14 @@ class Transcript:
     """What was recognised in one file, or why nothing could be."""
 
     file: str
-    text: str
-    score: float
-    """Sum over the pieces that the recording was cut into."""
-    times: tuple[float, ...]
-    """Seconds from the start of the file, one per unit; () where they are not known."""
+    nbest: tuple[Reading, ...]
+    """Best first, as many as the recognizer's `decoding.nbest`; times from the file's start."""
     error: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the best hypothesis says."""
+        return self.nbest[0].text
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ def transcribe(
     """
     fbank = Fbank(recipe.features)
     waiting: list[_Piece] = []
-    parts: list[tuple[float, Hypothesis]] = []  # of a recording that goes on
+    parts: list[list[Hypothesis]] = []  # n-bests of a recording that goes on
     frames = 0
     said = time.monotonic()
     for piece in (piece for file in files for piece in _pieces(file, recipe, fbank)):
@@ -88,16 +91,37 @@ def _max_frames(recipe: Recipe) -> int:
 
 
 def _flush(
-    recognizer: Recognizer, waiting: list[_Piece], parts: list[tuple[float, Hypothesis]], mode: Mode
+    recognizer: Recognizer, waiting: list[_Piece], parts: list[list[Hypothesis]], mode: Mode
 ) -> Iterator[Transcript]:
     """Decode the waiting pieces together; transcripts of the recordings that end with them."""
     found = recognizer.decode_batch([piece.features for piece in waiting], [mode])
-    for piece, hypothesis in zip(waiting, found.hypotheses[mode], strict=True):
-        parts.append((piece.start_s, hypothesis))
+    for piece, nbest in zip(waiting, found.nbests[mode], strict=True):
+        parts.append([item.placed(piece.start_s) for item in nbest])
         if piece.is_last:
-            yield _join(recognizer, piece, parts)
+            yield Transcript(piece.file, _readings(recognizer, parts), piece.error)
             parts.clear()
     waiting.clear()
+
+
+def _readings(
+    recognizer: Recognizer, nbests: Sequence[Sequence[Hypothesis]]
+) -> tuple[Reading, ...]:
+    """The best ways to read a recording whose pieces were decoded apart."""
+    rows: list[list[Hypothesis]] = [[]]
+    for nbest in nbests:
+        longer = [[*row, item] for row in rows for item in nbest]
+        longer.sort(key=lambda row: sum(item.score for item in row), reverse=True)
+        rows = longer[: recognizer.decoding.nbest]
+    return tuple(Reading(_text(recognizer, row), joined(row)) for row in rows)
+
+
+def _text(recognizer: Recognizer, parts: Sequence[Hypothesis]) -> str:
+    text = ""
+    for hypothesis in parts:
+        more = recognizer.text(hypothesis)
+        apart = text and more and not (is_cjk(text[-1]) or is_cjk(more[0]))
+        text += f" {more}" if apart else more
+    return text
 
 
 def _pieces(file: str | Path, recipe: Recipe, fbank: Fbank) -> Iterator[_Piece]:
@@ -149,16 +173,3 @@ def _read_stretch(file: str | Path, start_s: float, longest_s: float) -> tuple[T
         if error.reason != "bad_segment" or start_s == 0:
             raise
         return None
-
-
-def _join(
-    recognizer: Recognizer, last: _Piece, parts: Sequence[tuple[float, Hypothesis]]
-) -> Transcript:
-    text = ""
-    for _, hypothesis in parts:
-        more = recognizer.text(hypothesis)
-        apart = text and more and not (is_cjk(text[-1]) or is_cjk(more[0]))
-        text += f" {more}" if apart else more
-    times = [round(start_s + time_s, 3) for start_s, item in parts for time_s in item.times]
-    score = sum(hypothesis.score for _, hypothesis in parts)
-    return Transcript(last.file, text, score, tuple(times), last.error)

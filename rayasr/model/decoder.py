@@ -1,4 +1,8 @@
-"""The attention decoders: left to right, and (U2++) right to left beside it."""
+"""The attention decoders: left to right, and (U2++) right to left beside it.
+
+Encoder frames may be those of B utterances for N = B x n rows of units, n hypotheses of each in
+turn: their keys and values are computed once an utterance, and its hypotheses attend together.
+"""
 
 from typing import Any
 
@@ -32,7 +36,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor, memory: Tensor, memory_bias: Tensor, spans: Spans | None
     ) -> tuple[Tensor, Tensor]:
-        """Units (N, L, D) over encoder frames (N, T, D), and attention's loss outside the spans."""
+        """Units (N, L, D) over encoder frames (B, T, D), and attention's loss outside the spans."""
         y = self.norm1(x)
         k, v = self.self_attn.keys_values(y)
         x = self.dropout.add(x, self.self_attn.query(y, k, v, bias))
@@ -56,7 +60,8 @@ class DecoderLayer(nn.Module):
         return x, cache
 
     def rest(self, x: Tensor, k: Tensor, v: Tensor, memory_bias: Tensor) -> Tensor:
-        x = self.dropout.add(x, self.src_attn.query(self.norm2(x), k, v, memory_bias))
+        queries = self.norm2(x).view(k.size(0), -1, x.size(2))  # (B, n x L, D)
+        x = self.dropout.add(x, self.src_attn.query(queries, k, v, memory_bias).view_as(x))
         return self.dropout.add(x, self.feed_forward(self.norm3(x)))
 
 
@@ -74,7 +79,7 @@ class Decoder(nn.Module):
     def forward(
         self, units: Tensor, memory: Tensor, memory_bias: Tensor, spans: Spans | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Units (N, L), <sos> first, and encoder frames (N, T, D) to logits (N, L, V).
+        """Units (N, L), <sos> first, and encoder frames (B, T, D) to logits (N, L, V).
 
         Padding stands behind the units, where the causal mask hides it. The second result is the
         loss of attention outside the spans, a mean over layers; 0 without spans.
@@ -94,7 +99,7 @@ class Decoder(nn.Module):
         """Logits (N, V) after the last of the units (N, L), and the cache for the next call.
 
         With an empty cache all units are computed, else only the last. The cache holds two tensors
-        a layer, (N, H, ., 2 d): keys and values of the units, then of the encoder frames.
+        a layer, keys and values of the units (N, H, ., 2 d) and of the frames (B, H, T, 2 d).
         """
         done = 0
         if len(cache) > 0:

@@ -174,8 +174,9 @@ class U2Model(nn.Module):
         """Log-probabilities (N, L, V) of what follows each unit, left to right and right to left.
 
         `hyps` (N, L) start with <sos>, padded with <eos>; `hyps_lengths` (N,) count <sos>. Encoder
-        frames (N, T', D) with mask bool (N, 1, T'). The reversed hypotheses are made here; without
-        a right decoder, or with reverse_weight 0, the second result is zeros (N, 1, 1).
+        frames (B, T', D) with mask bool (B, 1, T'): N / B hypotheses of each utterance in turn. The
+        reversed hypotheses are made here; without a right decoder, or with reverse_weight 0, the
+        second result is zeros (N, 1, 1).
         """
         bias = self.memory_bias(encoder_mask[:, 0], encoder_out)
         logits, _ = self.left_logits(hyps, encoder_out, bias, None)
@@ -198,8 +199,9 @@ class U2Model(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Log-probabilities (N, V) of the unit after tokens (N, L), and the cache to go on from.
 
-        Without a cache all tokens are computed, with one only the last. Dimension 0 of each cached
-        tensor is N, so a beam is reordered by index_select.
+        Encoder frames as in `decoder_log_probs`. Without a cache all tokens are computed, with one
+        only the last. In the cache every first tensor of two has a row for each of the N, so that
+        a beam is reordered by index_select, every second one a row for each utterance.
         """
         given: list[Tensor] = []
         if cache is not None:
@@ -259,10 +261,7 @@ class U2Model(nn.Module):
         self, hyps: Tensor, hyps_lens: Tensor, encoder_out: Tensor, reverse_weight: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """`decoder_log_probs` of N hypotheses over the frames (1, T', D) of one utterance."""
-        encoder_out = encoder_out.expand(hyps.size(0), -1, -1)
-        mask = torch.ones(
-            hyps.size(0), 1, encoder_out.size(1), dtype=torch.bool, device=encoder_out.device
-        )
+        mask = torch.ones(1, 1, encoder_out.size(1), dtype=torch.bool, device=encoder_out.device)
         return self.decoder_log_probs(hyps, hyps_lens, encoder_out, mask, reverse_weight)
 
     @torch.jit.export

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rayasr.config import DECODE_MODES
-from rayasr.decode.recognizer import Decoding, Hypothesis, Recognizer
+from rayasr.decode.hypothesis import Hypothesis
+from rayasr.decode.recognizer import Decoding, Recognizer
 from tests.unit.decode.conftest import random_features
 
 WENET = {"ctc_weight": 0.3, "reverse_weight": 0.5, "beam_size": 10}
@@ -49,6 +50,14 @@ def test_units_times_and_scores_are_wenets(decoded, mode):
         assert ours.score == pytest.approx(theirs["score"], abs=1e-3)
 
 
+def test_confidences_are_wenets(decoded):
+    found, wenet, _ = decoded
+    pairs = zip(found.hypotheses["attention_rescoring"], wenet["attention_rescoring"], strict=True)
+    for ours, theirs in pairs:
+        assert ours.confidence == pytest.approx(theirs["confidence"], abs=1e-3)
+        assert ours.unit_confidences == pytest.approx(theirs["tokens_confidence"], abs=1e-3)
+
+
 def test_attention_is_wenets(decoded):
     found, wenet, _ = decoded
     ours = found.hypotheses["attention"]
@@ -65,8 +74,9 @@ def test_nbest_is_wenets(decoded):
         assert [list(item.times) for item in ours.nbest] == theirs["times"]
         ctc = [item.score for item in ours.nbest]
         assert ctc == pytest.approx(theirs["ctc_scores"], abs=1e-3)
-        assert ours.left == pytest.approx(theirs["left_scores"], abs=1e-3)
-        assert ours.right == pytest.approx(theirs["right_scores"], abs=1e-3)
+        left, right = ([sum(row) for row in rows] for rows in (ours.left, ours.right))
+        assert left == pytest.approx(theirs["left_scores"], abs=1e-3)
+        assert right == pytest.approx(theirs["right_scores"], abs=1e-3)
         assert ours.totals(0.3, 0.5) == pytest.approx(theirs["rescoring_total"], abs=1e-3)
 
 
@@ -110,6 +120,40 @@ def test_results_do_not_depend_on_the_batch(tiny, chunk_size, length_penalty):
     assert all(any(item.units for item in together.hypotheses[m]) for m in DECODE_MODES)
 
 
+def test_nbest_of_every_mode(tiny):
+    features = random_features(9)
+    found = Recognizer(tiny, Decoding(beam_size=6, nbest=4)).decode_batch(features, DECODE_MODES)
+    alone = Recognizer(tiny, Decoding(beam_size=6)).decode_batch(features, DECODE_MODES)
+    for mode in DECODE_MODES:
+        for nbest, best in zip(found.nbests[mode], alone.hypotheses[mode], strict=True):
+            assert nbest[0] == best
+            scores = [item.score for item in nbest]
+            assert scores == sorted(scores, reverse=True)
+            assert len({item.units for item in nbest}) == len(nbest)
+            for item in nbest:
+                assert len(item.unit_confidences) == len(item.units)
+                assert all(0.0 < p <= 1.0 for p in (item.confidence, *item.unit_confidences))
+                assert item.times == () or len(item.times) == len(item.units)
+                assert list(item.times) == sorted(set(item.times))
+        assert len(found.nbests[mode][7]) == (1 if mode == "ctc_greedy_search" else 4)
+    ctc, rescored = (found.nbests[mode][7] for mode in DECODE_MODES[1:3])
+    assert {item.units: item.times for item in rescored if item.units == ctc[0].units} in (
+        {},
+        {ctc[0].units: ctc[0].times},
+    )
+
+
+def test_attention_confidences_multiply_to_the_score(tiny):
+    (nbest,) = (
+        Recognizer(tiny, Decoding(beam_size=3, nbest=3))
+        .decode_batch(random_features(1), ["attention"])
+        .nbests["attention"]
+    )
+    for item in nbest:  # `<eos>` is in the score and is no unit
+        assert sum(map(np.log, item.unit_confidences)) >= item.score - 1e-4
+        assert item.confidence == pytest.approx(np.exp(item.score / (len(item.units) + 1)))
+
+
 def test_too_short_is_empty(tiny):
     found = Recognizer(tiny).decode_batch([torch.zeros(6, 20), torch.zeros(0, 20)], DECODE_MODES)
     for mode in DECODE_MODES:
@@ -145,4 +189,5 @@ def test_a_model_with_one_decoder_is_rescored_by_it(tiny):
     found = Recognizer(loaded).decode_batch(random_features(3), ["attention_rescoring"])
     scored = found.scored[2]
     assert scored.right is None
+    assert scored.best(0.5, 0.5).unit_confidences == scored.best(0.5, 0.0).unit_confidences
     assert scored.totals(0.5, 0.5) == scored.totals(0.5, 0.0)

@@ -6,7 +6,8 @@ import soundfile
 import torch
 
 from rayasr.decode import transcribe as module
-from rayasr.decode.recognizer import Recognizer
+from rayasr.decode.hypothesis import Hypothesis
+from rayasr.decode.recognizer import Decoding, Reading, Recognizer
 from rayasr.decode.transcribe import quiet_cut, transcribe
 from tests.factories import write_wav
 
@@ -25,8 +26,10 @@ def test_order_and_bad_files(tiny, tmp_path):
     assert "missing.wav does not exist" in found[5].error
     for item in found:  # alone as in company
         (alone,) = run(tiny, [item.file])
-        assert (alone.text, alone.times, alone.error) == (item.text, item.times, item.error)
-        assert alone.score == pytest.approx(item.score, abs=1e-4)
+        assert (alone.text, alone.error) == (item.text, item.error)
+        ours, theirs = item.nbest[0].hypothesis, alone.nbest[0].hypothesis
+        assert ours.times == theirs.times
+        assert ours.score == pytest.approx(theirs.score, abs=1e-4)
 
 
 def test_formats_and_rates(tiny, tmp_path):
@@ -42,10 +45,9 @@ def test_short_and_silent_files_are_empty(tiny, tmp_path):
     short = write_wav(tmp_path / "short.wav", 0.03, 8000)
     silent = tmp_path / "silent.wav"
     soundfile.write(silent, np.zeros(8000, np.float32), 8000)
-    assert [(item.text, item.error, item.times) for item in run(tiny, [short, silent])] == [
-        ("", None, ()),
-        ("", None, ()),
-    ]
+    for item in run(tiny, [short, silent]):
+        assert item.error is None
+        assert item.nbest == (Reading("", Hypothesis((), 0.0, ())),)
 
 
 @pytest.fixture
@@ -72,9 +74,27 @@ def test_a_long_recording_is_decoded_in_pieces(in_short_pieces, tmp_path, monkey
     assert max(sizes) <= 200
     assert sum(sizes) > 900  # 950, less what windows lose at each cut
     assert found.error is None
-    assert list(found.times) == sorted(found.times)
-    assert found.times[-1] > 7.0
-    assert len(found.text.replace("<unk>", "x")) == len(found.times)
+    times = found.nbest[0].hypothesis.times
+    assert list(times) == sorted(times)
+    assert times[-1] > 7.0
+    assert len(found.text.replace("<unk>", "x")) == len(times)
+
+
+def test_nbest_of_a_long_recording_is_that_of_its_pieces_together(in_short_pieces, tmp_path):
+    path = write_wav(tmp_path / "long.wav", 3.5, 8000)
+    mode = "ctc_prefix_beam_search"
+
+    def nbest(count):
+        recognizer = Recognizer(in_short_pieces, Decoding(beam_size=4, nbest=count))
+        (found,) = transcribe(recognizer, [path], mode, in_short_pieces.recipe)
+        return found.nbest
+
+    readings = nbest(4)
+    assert len({item.hypothesis.units for item in readings}) == 4
+    scores = [item.hypothesis.score for item in readings]
+    assert scores == sorted(scores, reverse=True)
+    assert readings[:2] == nbest(2)
+    assert readings[:1] == nbest(1)
 
 
 def test_silence_inside_and_at_the_end(in_short_pieces, tmp_path):

@@ -147,6 +147,28 @@ def test_decoding_unit_by_unit_equals_teacher_forcing_after_reordering() -> None
     assert torch.allclose(fresh, whole[:, 2], atol=1e-5)
 
 
+@pytest.mark.parametrize("right_blocks", [0, 1])
+def test_hypotheses_of_an_utterance_share_its_frames(right_blocks: int) -> None:
+    model = small_model(right_blocks).eval()
+    features, lengths, _, _ = batch()
+    hyps = torch.tensor(
+        [[2, 3, 4, 5], [2, 6, 2, 2], [2, 2, 2, 2], [2, 9, 3, 2], [2, 5, 5, 5], [2, 8, 2, 2]]
+    )
+    counts = torch.tensor([4, 2, 1, 3, 4, 2])
+    with torch.no_grad():
+        frames, frame_lengths = model.encode(features, lengths)
+        mask = padding_mask(frame_lengths, frames.size(1))[:, None]  # three utterances, two each
+        repeated = frames.repeat_interleave(2, 0), mask.repeat_interleave(2, 0)
+        shared = model.decoder_log_probs(hyps, counts, frames, mask, 0.5)
+        apart = model.decoder_log_probs(hyps, counts, *repeated, 0.5)
+        _, cache = model.decoder_step(hyps[:, :1], frames, mask)
+        assert [part.size(0) for part in cache] == [6, 3] * 2
+        step, _ = model.decoder_step(hyps[:, :2], frames, mask, cache)
+        step_apart, _ = model.decoder_step(hyps[:, :2], *repeated)
+    torch.testing.assert_close(shared, apart, rtol=0.0, atol=1e-5)
+    torch.testing.assert_close(step, step_apart, rtol=0.0, atol=1e-5)
+
+
 def test_training_draws_from_torchs_generator_only() -> None:
     model = small_model(dynamic_left_chunks=True).train()
     data = batch()
