@@ -10,6 +10,8 @@ from rayasr.config import FeatureConfig, Mode, parse_features
 from rayasr.errors import CheckpointError, RayasrError
 
 INFO_FILE = "export.json"
+CERTIFICATE_FILE = "certificate.json"
+"""What `rayasr.certify` writes beside it; an export that is written again loses it."""
 
 Format = Literal["torchscript", "onnx", "wenet"]
 Precision = Literal["float32", "int8"]
@@ -66,10 +68,22 @@ class ExportReport:
     """Bytes by file."""
     max_difference: dict[str, float]
     """Largest difference of a log-probability from the checkpoint, by model."""
+    dev: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Error rates on a store's dev split by model; {} where no store was given."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return asdict(self)
+
+
+def begin_export(folder: str | Path) -> None:
+    """Make the folder; what said that an earlier export in it is whole and good goes.
+
+    Raises DataError where the folder cannot be written.
+    """
+    storage.make_folder(folder)
+    for name in (CERTIFICATE_FILE, INFO_FILE):
+        storage.remove(storage.join(folder, name))
 
 
 def write_info(folder: str | Path, info: ExportInfo) -> None:

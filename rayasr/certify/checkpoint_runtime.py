@@ -1,0 +1,64 @@
+"""A model folder as a runtime: the checkpoint that an export is held against, and WeNet's files."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rayasr.checkpoint import LoadedModel, load_model
+from rayasr.config import Mode
+from rayasr.data.fbank import Fbank
+from rayasr.decode.recognizer import Decoding, Recognizer
+from rayasr.export.info import ExportedModel, ExportInfo
+from rayasr.model_config import fewest_frames
+
+
+class CheckpointRuntime:
+    """Our own decoding of float32 features: by masks, with the attention decoders where asked."""
+
+    name = "rayasr"
+    version = version("rayasr")
+    front_end = "rayasr"
+
+    def __init__(self, loaded: LoadedModel, mode: Mode, chunk_size: int, left_chunks: int) -> None:
+        self.mode = mode
+        self._fbank = Fbank(loaded.recipe.features)
+        self._recognizer = Recognizer(
+            loaded, Decoding.of(loaded, chunk_size=chunk_size, left_chunks=left_chunks)
+        )
+        self._fewest_frames = fewest_frames(1, loaded.recipe.model.encoder.subsampling)
+
+    def transcribe(self, samples: Tensor) -> str:
+        """See Runtime."""
+        found = self._recognizer.decode_batch([self._fbank(samples)], [self.mode])
+        return self._recognizer.text(found.hypotheses[self.mode][0])
+
+    @torch.no_grad()
+    def log_probs(self, samples: Tensor, units: Sequence[int]) -> list[Tensor]:
+        """See OpenRuntime."""
+        model, features = self._recognizer.model, self._fbank(samples)
+        if len(features) < self._fewest_frames:
+            return [torch.zeros(0, model.vocab_size)]
+        settings = self._recognizer.decoding
+        encoder_out, _ = model.encode(
+            features[None],
+            torch.tensor([len(features)]),
+            settings.chunk_size,
+            settings.left_chunks,
+        )
+        left, right = model.forward_attention_decoder(
+            torch.tensor([[model.sos_eos_id, *units]]),
+            torch.tensor([len(units) + 1]),
+            encoder_out,
+            0.5 if model.bidirectional else 0.0,
+        )
+        decoders = [left[0], right[0]] if model.bidirectional else [left[0]]
+        return [model.ctc_log_probs(encoder_out)[0], *decoders]
+
+
+class WenetRuntime(CheckpointRuntime):
+    pass
