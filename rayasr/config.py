@@ -61,7 +61,25 @@ class UnitsConfig(Section):
     """A fixed units.txt to use instead of building one from the training text."""
 
 
+CONTRACTS: dict[str, dict[str, Any]] = {
+    "wenet": {"snip_edges": True, "high_freq": 0.0},
+    "sherpa": {"snip_edges": False, "high_freq": -400.0},
+}
+"""What the front ends of WeNet's runtime and of sherpa-onnx's WeNet models differ in."""
+_ALIKE: dict[str, Any] = {
+    "frame_length_ms": 25.0,
+    "frame_shift_ms": 10.0,
+    "window": "povey",
+    "low_freq": 20.0,
+}
+"""What both have in common; neither runtime can be told otherwise."""
+
+
 class FeatureConfig(Section):
+    contract: Literal["wenet", "sherpa"] | None = Field(None, exclude=True)
+    """Short for the settings of a runtime that computes features itself: `wenet` (the default
+    ones, for WeNet's C++ runtime) or `sherpa` (for sherpa-onnx: snip_edges false, high_freq -400);
+    ONNX Runtime and rayasr take features as they are set."""
     sample_rate: int = Field(16000, ge=4000)
     """Hz; recordings of another rate are resampled."""
     num_mel_bins: int = Field(80, ge=8)
@@ -95,6 +113,35 @@ class FeatureConfig(Section):
         """Lower and upper edge of the mel bank in Hz."""
         nyquist = self.sample_rate / 2
         return self.low_freq, self.high_freq if self.high_freq > 0.0 else nyquist + self.high_freq
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """The contracts that these settings keep: `wenet`, `sherpa` or none."""
+        alike = all(getattr(self, key) == value for key, value in _ALIKE.items())
+        nyquist = self.sample_rate / 2
+        return tuple(
+            name
+            for name, fixed in CONTRACTS.items()
+            if alike
+            and self.snip_edges == fixed["snip_edges"]
+            and self.band[1] == nyquist + fixed["high_freq"]
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_contract(cls, values: Any) -> Any:
+        """Replace `contract` by what it is short for, so that nothing later depends on the name."""
+        contract = values.get("contract") if isinstance(values, dict) else None
+        if contract not in CONTRACTS:
+            return values
+        rest = {key: value for key, value in values.items() if key != "contract"}
+        for key, value in (CONTRACTS[contract] | _ALIKE).items():
+            if rest.setdefault(key, value) != value:
+                raise ValueError(
+                    f"features.contract {contract} means features.{key} {json.dumps(value)}, "
+                    f"found {json.dumps(rest[key], default=str)}; leave out one of the two"
+                )
+        return rest
 
     @model_validator(mode="after")
     def _check(self) -> Self:
