@@ -60,5 +60,18 @@ class CheckpointRuntime:
         return [model.ctc_log_probs(encoder_out)[0], *decoders]
 
 
-class WenetRuntime(CheckpointRuntime):
-    pass
+def open_imported(folder: Path, info: ExportInfo, model: ExportedModel) -> CheckpointRuntime:
+    """WeNet's files as `rayasr import wenet` takes them in again, with the export's settings.
+
+    Raises CheckpointError, DataError for files that cannot be taken in.
+    """
+    from rayasr.wenet.importing import (  # type: ignore[import-not-found, unused-ignore]
+        import_wenet,
+    )
+
+    with tempfile.TemporaryDirectory() as out:
+        import_wenet(folder, Path(out) / "model")
+        loaded = load_model(Path(out) / "model")
+    decoding = loaded.decoding | info.decoding
+    context = model.chunk_size, model.left_chunks
+    return CheckpointRuntime(replace(loaded, decoding=decoding), info.mode, *context)

@@ -14,6 +14,9 @@ from rayasr.config import Mode
 from rayasr.errors import CheckpointError
 from rayasr.export.info import ExportedModel, ExportInfo
 
+SHERPA_KINDS = ("wenet_ctc", "wenet_ctc_streaming")
+"""Of the models that sherpa-onnx runs; ONNX Runtime runs all ONNX files."""
+
 
 class Runtime(Protocol):
     """One model in one runtime, ready to transcribe; it computes on one thread."""
@@ -53,24 +56,43 @@ class OpenRuntime(Runtime, Protocol):
         """
 
 
-def open_runtimes(folder: Path, info: ExportInfo, model: ExportedModel) -> list[Runtime]:
-    """The runtimes that run a model of an export; raises CheckpointError, ConfigError."""
+def open_runtimes(
+    folder: Path, info: ExportInfo, model: ExportedModel, *, force: bool = False
+) -> list[Runtime]:
+    """The runtimes that run a model of an export, but for refused ones, unless by `force`.
+
+    Raises CheckpointError for what cannot be opened, ConfigError for a runtime that is missing.
+    """
     if model.kind == "torchscript":
         from rayasr.certify.torchscript_runtime import TorchScriptRuntime
 
         return [TorchScriptRuntime(folder, info, model)]
     if model.kind == "wenet_checkpoint":
-        from rayasr.certify.checkpoint_runtime import WenetRuntime
+        from rayasr.certify.checkpoint_runtime import open_imported
 
-        return [WenetRuntime(folder, info, model)]
-    if model.kind in ("wenet_ctc", "wenet_ctc_streaming", "wenet_trio"):
-        from rayasr.export import onnx_runtimes
+        return [open_imported(folder, info, model)]
+    if model.kind in SHERPA_KINDS or model.kind == "wenet_trio":
+        from rayasr.export.onnx_runtimes import (  # type: ignore[import-not-found, unused-ignore]
+            OnnxRuntime,
+            SherpaRuntime,
+        )
 
-        opened: list[Runtime] = [onnx_runtimes.OnnxRuntime(folder, info, model)]
-        if model.kind != "wenet_trio":
-            opened.append(onnx_runtimes.SherpaRuntime(folder, info, model))
+        opened: list[Runtime] = [OnnxRuntime(folder, info, model)]
+        if model.kind in SHERPA_KINDS and (force or not refused_runtimes(info)):
+            opened.append(SherpaRuntime(folder, info, model))
         return opened
     raise CheckpointError(
         f"{folder / model.files[0]} is of the kind '{model.kind}', which this rayasr cannot try; "
         "certify it with the rayasr that exported it"
+    )
+
+
+def refused_runtimes(info: ExportInfo) -> tuple[str, ...]:
+    """Runtimes that would run the export on features that its model was not trained on."""
+    models = [model.name for model in info.models if model.kind in SHERPA_KINDS]
+    if not models or "sherpa" in info.features.runtimes:
+        return ()
+    return (
+        f"sherpa-onnx on {', '.join(models)}: it computes other features than the model was "
+        "trained on (features.contract sherpa); --force tries it",
     )

@@ -33,6 +33,8 @@ class ExportedModel:
     """Encoder frames per chunk that the file fixes; -1: none, full context is possible."""
     left_chunks: int = -1
     """Chunks of history that the file fixes; -1: all."""
+    int8_skip: tuple[str, ...] = ()
+    """Modules that an int8 model keeps in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +103,7 @@ def read_info(folder: str | Path) -> ExportInfo:
         )
     try:
         values = storage.read_json(path)
-        models = tuple(
-            ExportedModel(**(item | {"files": tuple(item["files"])})) for item in values["models"]
-        )
+        models = tuple(_read_model(item) for item in values["models"])
         features = parse_features(values["features"])
         return ExportInfo(**(values | {"models": models, "features": features}))
     except (RayasrError, KeyError, TypeError) as error:
@@ -113,3 +113,10 @@ def read_info(folder: str | Path) -> ExportInfo:
 def file_sizes(folder: str | Path, names: Sequence[str]) -> dict[str, int]:
     """Bytes of some of a folder's files."""
     return {name: (Path(folder) / name).stat().st_size for name in names}
+
+
+def _read_model(values: dict[str, Any]) -> ExportedModel:
+    lists: dict[str, Any] = {
+        name: tuple(values[name]) for name in ("files", "int8_skip") if name in values
+    }
+    return ExportedModel(**(values | lists))

@@ -34,6 +34,7 @@ from rayasr.export.info import (
 from rayasr.logs import note, progress
 from rayasr.model.subsampling import Positions
 from rayasr.model.u2 import U2Model
+from rayasr.model_config import EncoderConfig
 from rayasr.score import RATE_NAMES, Score, score_texts
 
 FLOAT_FILE = "final.zip"
@@ -65,7 +66,9 @@ def export_torchscript(
     dev = None if store is None else _open_dev(store, loaded)
     models = [(ExportedModel(FLOAT_FILE, (FLOAT_FILE,), "torchscript"), loaded.model)]
     if int8:
-        entry = ExportedModel(INT8_FILE, (INT8_FILE,), "torchscript", precision="int8")
+        entry = ExportedModel(
+            INT8_FILE, (INT8_FILE,), "torchscript", precision="int8", int8_skip=tuple(int8_skip)
+        )
         models.append((entry, quantized(loaded.model, int8_skip)))
     folder = Path(out)
     begin_export(folder)
@@ -98,7 +101,7 @@ def script(model: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def quantized(model: U2Model, skip: Sequence[str] = ()) -> nn.Module:
+def quantized(model: U2Model, skip: Sequence[str] = ()) -> U2Model:
     """A copy whose linear layers have int8 weights, scaled by channel; activations as they come.
 
     Those inside the modules of `skip` stay as they are, and always the one behind the subsampling:
@@ -111,7 +114,7 @@ def quantized(model: U2Model, skip: Sequence[str] = ()) -> nn.Module:
     if not chosen:
         raise ConfigError("--int8-skip leaves no layer for int8; export without --int8")
     with int8_kernels():
-        converted: nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
+        converted: U2Model = quantize_dynamic(  # type: ignore[no-untyped-call]
             deepcopy(model).eval(), chosen, dtype=torch.qint8
         )
     return converted
@@ -138,6 +141,11 @@ def int8_layers(model: U2Model, skip: Sequence[str] = ()) -> list[str]:
             )
     left_out = {name for names in inside.values() for name in names}
     return [name for name in linears if name not in left_out]
+
+
+def streams(encoder: EncoderConfig) -> bool:
+    """Whether an encoder was trained on chunks and can be called with one after the other."""
+    return encoder.dynamic_chunk and (encoder.kind == "transformer" or encoder.causal_convolution)
 
 
 def load_script(path: str | Path) -> Any:
@@ -218,12 +226,8 @@ def _check(path: Path, loaded: LoadedModel, tolerance: float) -> float:
     variance, in chunks where the model streams. Raises CheckpointError above the tolerance.
     """
     module = load_script(path)
-    encoder = loaded.recipe.model.encoder
-    streams = encoder.dynamic_chunk and (
-        encoder.kind == "transformer" or encoder.causal_convolution
-    )
     worst = 0.0
-    for chunk_size in (CHECK_CHUNK, -1) if streams else (-1,):
+    for chunk_size in (CHECK_CHUNK, -1) if streams(loaded.recipe.model.encoder) else (-1,):
         expected = _log_probs(loaded.model, _noise(loaded), chunk_size, whole=True)
         found = _log_probs(module, _noise(loaded), chunk_size, whole=False)
         for wanted, got in zip(expected, found, strict=True):

@@ -1,0 +1,151 @@
+"""What hypotheses cannot show: log-probabilities on one long probe, held against the checkpoint's.
+
+On short utterances a wrong history changes nothing, and a split may lack the units that a defect
+would change. So recordings are strung together until they outlast the longest history of the
+export, and an exported model has to give the checkpoint's log-probabilities on that.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from rayasr.certify.checkpoint_runtime import CheckpointRuntime
+from rayasr.certify.recordings import Recordings
+from rayasr.certify.runtime import OpenRuntime
+from rayasr.checkpoint import LoadedModel
+from rayasr.decode.ctc_search import ctc_greedy
+from rayasr.export.info import ExportedModel
+from rayasr.export.torchscript import int8_kernels, quantized
+
+PROBE_S = 10.0
+"""Shortest probe."""
+MAX_UNITS = 60
+"""Steps of the decoders that are compared."""
+TOLERANCE = 1e-2
+"""Largest difference of a float32 model in a log-probability: chunks or masks, all kernels."""
+INT8_FACTOR = 2.0
+"""How many times as far from the checkpoint as torch's int8 of it an int8 model may be."""
+NEARER = 0.8
+"""Another context explains a model if it brings the mean difference down to this share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How far log-probabilities are from others; infinite where there are not as many frames."""
+
+    largest: float
+    means: tuple[float, ...]
+    """Mean of |difference| of CTC's, then of each decoder's that both have."""
+
+    @classmethod
+    def between(cls, expected: Sequence[Tensor], found: Sequence[Tensor]) -> "Drift":
+        """`found` may lack the decoders, and a last frame, which WeNet's runtime drops."""
+        largest, means = 0.0, []
+        for wanted, got in zip(expected, found, strict=False):
+            if not 0 <= len(wanted) - len(got) <= 1 or not bool(got.isfinite().all()):
+                return cls(math.inf, (math.inf,))
+            difference = (wanted[: len(got)] - got).abs()
+            largest = max(largest, float(difference.max()) if len(got) else 0.0)
+            means.append(float(difference.mean()) if len(got) else 0.0)
+        return cls(largest, tuple(means))
+
+    def over(self, other: "Drift") -> float:
+        """How many times as far the furthest part is as the same part of `other`."""
+        pairs = zip(self.means, other.means, strict=False)
+        return max(ours / max(theirs, 1e-6) for ours, theirs in pairs)
+
+
+class Probe:
+    """A long recording, and what the checkpoint makes of it in any context."""
+
+    def __init__(
+        self, loaded: LoadedModel, recordings: Recordings, models: Sequence[ExportedModel]
+    ) -> None:
+        self._loaded = loaded
+        encoder_frame_s = (
+            loaded.recipe.model.encoder.subsampling * loaded.recipe.features.frame_shift_ms / 1000
+        )
+        frames = max(item.chunk_size * (2 * max(item.left_chunks, 1) + 3) for item in models)
+        self.samples = recordings.strung(max(PROBE_S, frames * encoder_frame_s))
+        self._known: dict[tuple[int, int, tuple[str, ...] | None], list[Tensor]] = {}
+        self.units: tuple[int, ...] = ()
+        log_probs = self._expected(-1, -1)[0]
+        (best,) = ctc_greedy(log_probs[None], torch.tensor([len(log_probs)]))
+        self.units = best.units[:MAX_UNITS]
+        self._known.clear()  # those were without units
+
+    def faults(self, runtime: OpenRuntime, model: ExportedModel) -> tuple[Drift, list[str]]:
+        """How far a runtime's model is from the checkpoint, and what is wrong with that."""
+        found = runtime.log_probs(self.samples, self.units)
+        context = model.chunk_size, model.left_chunks
+        drift = Drift.between(self._expected(*context), found)
+        if model.precision == "float32":
+            is_right = drift.largest <= TOLERANCE
+            bound = f"{drift.largest:.2g}, at most {TOLERANCE:g} is rounding"
+        else:
+            usual = Drift.between(
+                self._expected(*context), self._expected(*context, model.int8_skip)
+            )
+            is_right = drift.over(usual) <= INT8_FACTOR
+            bound = f"{drift.over(usual):.1f} times as much as int8 of the checkpoint does"
+        other = self._better_context(found, model, drift)
+        if is_right and other is None:
+            return drift, []
+        if other is not None:
+            return drift, [f"behaves like {_name(*other)}, which is not {_name(*context)}"]
+        return drift, [f"log-probabilities differ from the checkpoint's (by {bound})"]
+
+    def _better_context(
+        self, found: Sequence[Tensor], model: ExportedModel, drift: Drift
+    ) -> tuple[int, int] | None:
+        """The context that explains CTC's log-probabilities clearly better than the stated one."""
+        stated = drift.means[0]
+        if stated <= TOLERANCE / 100 or not math.isfinite(stated):
+            return None
+        means = {
+            context: Drift.between(self._expected(*context), found).means[0]
+            for context in _alternatives(model.chunk_size, model.left_chunks)
+        }
+        best = min(means, key=means.__getitem__, default=None)
+        return best if best is not None and means[best] < NEARER * stated else None
+
+    def _expected(
+        self, chunk_size: int, left_chunks: int, int8_skip: tuple[str, ...] | None = None
+    ) -> list[Tensor]:
+        """The checkpoint's log-probabilities, with `int8_skip` those of its int8 weights."""
+        asked = chunk_size, left_chunks, int8_skip
+        if asked not in self._known:
+            loaded = self._loaded
+            if int8_skip is not None:
+                loaded = replace(loaded, model=quantized(loaded.model, int8_skip))
+            runtime = CheckpointRuntime(loaded, "ctc_greedy_search", chunk_size, left_chunks)
+            with int8_kernels():
+                self._known[asked] = runtime.log_probs(self.samples, self.units)
+        return self._known[asked]
+
+
+def _alternatives(chunk_size: int, left_chunks: int) -> Iterator[tuple[int, int]]:
+    """Contexts that a model may have by mistake."""
+    if chunk_size <= 0:
+        yield from ((16, -1), (16, 4))
+        return
+    yield -1, -1
+    yield 2 * chunk_size, left_chunks
+    if chunk_size > 1:
+        yield chunk_size // 2, left_chunks
+    if left_chunks < 0:
+        yield from ((chunk_size, left) for left in (0, 1, 2, 4))
+        return
+    others = {0, left_chunks - 1, left_chunks + 1, 2 * left_chunks, -1} - {left_chunks}
+    yield from ((chunk_size, left) for left in sorted(others) if left >= -1)
+
+
+def _name(chunk_size: int, left_chunks: int) -> str:
+    """A context in words."""
+    if chunk_size <= 0:
+        return "full context"
+    history = "all" if left_chunks < 0 else str(left_chunks)
+    return f"chunks of {chunk_size} with {history} left chunks"
