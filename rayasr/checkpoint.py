@@ -286,6 +286,12 @@ def find_model(path: str | Path) -> Path:
 
 def load_weights(model: U2Model, weights: dict[str, Tensor], source: str) -> None:
     """Load weights by name; raises CheckpointError naming what does not fit."""
+    check_weights(model, weights, source)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: U2Model, weights: dict[str, Tensor], source: str) -> None:
+    """Raises CheckpointError where names or shapes are not the model's, naming three of them."""
     expected = model.state_dict()
     missing = sorted(expected.keys() - weights.keys())
     unknown = sorted(weights.keys() - expected.keys())
@@ -296,7 +302,6 @@ def load_weights(model: U2Model, weights: dict[str, Tensor], source: str) -> Non
             raise CheckpointError(
                 f"{source} does not fit the recipe's model: it {what} {', '.join(names[:3])}{more}"
             )
-    model.load_state_dict(weights)
 
 
 def cmvn_tensors(cmvn: CmvnStats) -> tuple[Tensor, Tensor]:

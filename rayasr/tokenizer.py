@@ -152,17 +152,23 @@ def _from_file(path: Path, config: UnitsConfig) -> Tokenizer:
         raise ConfigError(f"units.file: {error}") from error
 
 
-def _read(units_path: str, model_path: str | None) -> Tokenizer:
+def read_units(path: str) -> list[str]:
+    """The units of a units.txt, whatever they are called; raises DataError."""
     units: list[str] = []
-    text = storage.read_bytes(units_path).decode("utf-8", errors="replace").rstrip("\n")
+    text = storage.read_bytes(path).decode("utf-8", errors="replace").rstrip("\n")
     for number, line in enumerate(text.split("\n")):
         unit, _, index = line.rstrip("\r").replace("\t", " ").rpartition(" ")
         if not unit or index != str(number):
             raise DataError(
-                f"{units_path} line {number + 1}: {line!r} is not `UNIT {number}`; "
+                f"{path} line {number + 1}: {line!r} is not `UNIT {number}`; "
                 "ids must count up from 0"
             )
         units.append(unit)
+    return units
+
+
+def _read(units_path: str, model_path: str | None) -> Tokenizer:
+    units = read_units(units_path)
     has_model = model_path is not None and storage.exists(model_path)
     model = storage.read_bytes(model_path) if has_model and model_path is not None else None
     try:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from rayasr.config import OptimConfig
@@ -20,7 +19,8 @@ from rayasr.model.u2 import U2Model, build_model
 from rayasr.model_config import ModelConfig
 from rayasr.train.optim import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from rayasr.train.step import combine
-from tests.wenet_models import model_config
+from rayasr.wenet.weights import read_weights
+from tests.wenet_models import read_recipe
 
 FIXTURES = (
     "u2pp_trained",
@@ -88,8 +88,7 @@ def load_fixture(parity: Path, name: str) -> Fixture:
 
 def load_config(folder: Path) -> ModelConfig:
     """WeNet's train.yaml as our section `model`."""
-    wenet = yaml.safe_load((folder / "train.yaml").read_text())
-    return ModelConfig.model_validate(model_config(wenet))
+    return read_recipe(folder).model
 
 
 def load_model(folder: Path, vocab_size: int, sos_eos_id: int) -> U2Model:
@@ -97,8 +96,7 @@ def load_model(folder: Path, vocab_size: int, sos_eos_id: int) -> U2Model:
     config = load_config(folder)
     model = build_model(config, num_mel_bins=80, vocab_size=vocab_size, sos_eos_id=sos_eos_id)
     if (folder / "final.pt").exists():
-        weights = torch.load(folder / "final.pt", weights_only=True)
-        model.load_state_dict({k: v for k, v in weights.items() if not k.endswith(".pe")})
+        model.load_state_dict(read_weights(folder / "final.pt", lambda _: None))
     return model.eval()
 
 

@@ -1,76 +1,103 @@
-"""WeNet's trained models of ../shared/parity as ours, for tests of the model, search and export."""
+"""WeNet's models of ../shared/parity as ours, imported as a user would, and made-up ones."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import yaml
+from torch import Tensor
 
-from rayasr.checkpoint import LoadedModel, cmvn_tensors, default_decoding
+from rayasr.checkpoint import LoadedModel, load_model
 from rayasr.config import Recipe
-from rayasr.data.cmvn import CmvnStats
 from rayasr.model.u2 import build_model
 from rayasr.tokenizer import Tokenizer
+from rayasr.wenet.importing import import_wenet
+from rayasr.wenet.supported import read_train_yaml
+from rayasr.wenet.train_yaml import recipe_from_wenet
+from rayasr.wenet.weights import with_position_tables
 
-ENCODER_KEYS = (
-    "output_size",
-    "attention_heads",
-    "linear_units",
-    "num_blocks",
-    "dropout_rate",
-    "positional_dropout_rate",
-    "attention_dropout_rate",
-)
-DECODER_KEYS = (
-    "attention_heads",
-    "linear_units",
-    "num_blocks",
-    "dropout_rate",
-    "positional_dropout_rate",
-    "self_attention_dropout_rate",
-    "src_attention_dropout_rate",
-)
+TRAIN_YAML: dict[str, Any] = {
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 2,
+        "cnn_module_kernel": 5,
+        "causal": True,
+        "cnn_module_norm": "layer_norm",
+        "use_dynamic_chunk": True,
+    },
+    "decoder": "bitransformer",
+    "decoder_conf": {
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 1,
+        "r_num_blocks": 1,
+    },
+    "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1, "reverse_weight": 0.3},
+    "tokenizer": "char",
+    "tokenizer_conf": {
+        "special_tokens": {"<blank>": 0, "<unk>": 1, "<sos>": 2, "<eos>": 2},
+    },
+    "dataset_conf": {
+        "resample_conf": {"resample_rate": 8000},
+        "fbank_conf": {"num_mel_bins": 20, "dither": 0.1},
+        "batch_conf": {"batch_type": "static", "batch_size": 4},
+    },
+    "model_dir": "exp/tiny",
+}
+UNITS = ("<blank>", "<unk>", "<sos/eos>", *"零一二三四五六七八九")
 
 
-def model_config(wenet: dict[str, Any]) -> dict[str, Any]:
-    """Our `model` section for what a WeNet train.yaml says."""
-    encoder, decoder, model = wenet["encoder_conf"], wenet["decoder_conf"], wenet["model_conf"]
-    ours = {key: encoder[key] for key in ENCODER_KEYS if key in encoder}
-    ours["kind"] = wenet["encoder"]
-    ours["dynamic_chunk"] = encoder.get("use_dynamic_chunk", False)
-    ours["dynamic_left_chunks"] = encoder.get("use_dynamic_left_chunk", False)
-    if wenet["encoder"] == "conformer":
-        ours["convolution_kernel"] = encoder.get("cnn_module_kernel", 15)
-        ours["causal_convolution"] = encoder.get("causal", False)
-        ours["convolution_norm"] = encoder.get("cnn_module_norm", "batch_norm")
-        ours["mask_convolution"] = False
-    right = decoder.get("r_num_blocks", 0) if wenet["decoder"] == "bitransformer" else 0
-    return {
-        "encoder": ours,
-        "decoder": {key: decoder[key] for key in DECODER_KEYS if key in decoder}
-        | {"r_num_blocks": right},
-        "ctc_weight": model["ctc_weight"],
-        "reverse_weight": model.get("reverse_weight", 0.0),
-        "label_smoothing": model["lsm_weight"],
-        "length_normalized_loss": model["length_normalized_loss"],
-    }
+def read_recipe(folder: Path) -> Recipe:
+    """Our recipe of a WeNet folder's train.yaml."""
+    path = folder / "train.yaml"
+    return recipe_from_wenet(read_train_yaml(path), str(path))
 
 
 def load_wenet(folder: Path) -> LoadedModel:
     """A folder with WeNet's final.pt, train.yaml, units.txt and global_cmvn."""
-    wenet = yaml.safe_load((folder / "train.yaml").read_text())
-    recipe = Recipe.model_validate({"name": folder.name, "model": model_config(wenet)})
-    tokenizer = Tokenizer.load(folder)
-    cmvn = CmvnStats.from_json(json.loads((folder / "global_cmvn").read_text()))
-    model = build_model(
-        recipe.model,
-        num_mel_bins=recipe.features.num_mel_bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
-    weights = torch.load(folder / "final.pt", weights_only=True)
-    tables = [name for name in weights if name.endswith(".pe")]  # positions: computed, not stored
-    model.load_state_dict({k: v for k, v in weights.items() if k not in tables})
-    return LoadedModel(model.eval(), recipe, tokenizer, cmvn, default_decoding(recipe), folder)
+    with TemporaryDirectory() as out:
+        return replace(load_model(import_wenet(folder, out, notes=lambda _: None)), path=folder)
+
+
+def random_weights(
+    settings: dict[str, Any] = TRAIN_YAML, units: tuple[str, ...] = UNITS
+) -> dict[str, Tensor]:
+    """A state dict as WeNet would write it for these settings, of numbers drawn by seed 3."""
+    recipe = recipe_from_wenet(settings, "train.yaml")
+    bins = recipe.features.num_mel_bins
+    torch.manual_seed(3)
+    model = build_model(recipe.model, num_mel_bins=bins, vocab_size=len(units), sos_eos_id=2)
+    weights = {
+        name: value + 0.1 * torch.randn_like(value) if value.is_floating_point() else value + 7
+        for name, value in model.state_dict().items()
+    }
+    for name, value in weights.items():
+        if name.endswith(("running_var", "istd")):
+            value.abs_().add_(0.1)
+    return with_position_tables(weights, recipe.model.encoder.output_size)
+
+
+def write_wenet(
+    folder: Path,
+    settings: dict[str, Any] = TRAIN_YAML,
+    units: tuple[str, ...] = UNITS,
+    weights: dict[str, Tensor] | None = None,
+) -> Path:
+    """A WeNet folder: what is given, or random weights that fit."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "train.yaml").write_text(yaml.safe_dump(settings, allow_unicode=True))
+    lines = "".join(f"{unit} {index}\n" for index, unit in enumerate(units))
+    (folder / "units.txt").write_text(lines, encoding="utf-8")
+    state = random_weights(settings, units) if weights is None else weights
+    torch.save(state, folder / "final.pt")
+    return folder
+
+
+def tokenizer() -> Tokenizer:
+    """Of UNITS."""
+    return Tokenizer(UNITS)
