@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rayasr import storage
+from rayasr.certify.folder import changed_files
 from rayasr.config import Mode
 from rayasr.errors import CheckpointError, RayasrError
 from rayasr.export.info import CERTIFICATE_FILE, Precision
@@ -107,6 +108,19 @@ class Certificate:
     def passed(self) -> bool:
         """Whether the export may leave."""
         return bool(self.rows) and not self.failures
+
+    def require_passed(self, folder: Path) -> None:
+        """Raises CheckpointError where the export in a folder must not leave."""
+        if not self.passed:
+            first, *more = self.failures or ["nothing was tried"]
+            others = f" and {len(more)} more" if more else ""
+            raise CheckpointError(
+                f"{folder} failed its certificate: {first}{others}; {self.advice}"
+            )
+        if changes := changed_files(folder, self.files):
+            raise CheckpointError(
+                f"{folder} is not what was certified ({', '.join(changes)}); certify it again"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """What certificate.json says."""

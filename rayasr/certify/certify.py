@@ -20,7 +20,8 @@ from rayasr.certify.certificate import (
 )
 from rayasr.certify.checkpoint_runtime import CheckpointRuntime
 from rayasr.certify.folder import describe_files, folder_faults
-from rayasr.certify.probe import Drift, Probe
+from rayasr.certify.int8_advice import Lost, advise
+from rayasr.certify.probe import Drift, Probe, probe_seconds
 from rayasr.certify.recordings import Recordings
 from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes, refused_runtimes
 from rayasr.checkpoint import LoadedModel, load_model
@@ -61,6 +62,9 @@ def certify(
     with _one_thread():
         trial = _Trial(folder, info, loaded, recordings, max_loss)
         rows = tuple(trial.rows(force))
+        checkpoint = trial.references()
+        faults = tuple(folder_faults(folder, info, loaded))
+        advice = trial.advice() if faults or any(row.faults for row in rows) else ""
     certificate = Certificate(
         folder=str(folder),
         source=str(loaded.path),
@@ -71,11 +75,11 @@ def certify(
         unit=loaded.recipe.decode.unit,
         text_rule=text_rule(loaded.recipe),
         max_loss=max_loss,
-        checkpoint=trial.references(),
+        checkpoint=checkpoint,
         rows=rows,
         refused=() if force else refused_runtimes(info),
-        faults=tuple(folder_faults(folder, info, loaded)),
-        advice="",
+        faults=faults,
+        advice=advice,
         files=files,
         versions={name: version(name) for name in ("rayasr", "torch")},
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -89,6 +93,8 @@ class _Heard:
     """What a runtime heard in the split."""
 
     texts: Mapping[str, str]
+    errors: Mapping[str, int]
+    """By utterance."""
     outcome: Outcome
 
 
@@ -106,8 +112,9 @@ class _Trial:
         self._folder, self._info = folder, info
         self._loaded, self._recordings, self._max_loss = loaded, recordings, max_loss
         self._settings = [item for model in info.models for item in self._contexts(model)]
-        self._probe = Probe(loaded, recordings, self._settings)
+        self._probe = Probe(loaded, recordings.strung(probe_seconds(loaded, self._settings)))
         self._heard: dict[tuple[Mode, int, int], _Heard] = {}
+        self._lossy: list[tuple[Row, ExportedModel, _Heard]] = []
 
     def rows(self, force: bool) -> Iterator[Row]:
         """Every model in every runtime and context, one after the other."""
@@ -122,6 +129,22 @@ class _Trial:
         for _, *context in list(self._heard):
             self._reference(self._info.mode, *context)
         return tuple(Reference(*asked, heard.outcome) for asked, heard in self._heard.items())
+
+    def advice(self) -> str:
+        """What to do about a failure."""
+        if not self._lossy:
+            return f"export {self._loaded.path} again; if that fails too, please report it"
+        row, model, heard = max(self._lossy, key=lambda item: item[0].loss)
+        ours = self._reference(row.mode, row.chunk_size, row.left_chunks)
+        more = {key: heard.errors[key] - ours.errors[key] for key in heard.texts}
+        worse = {key: count for key, count in more.items() if count > 0}
+        references = self._recordings.references
+        lost = [
+            Lost(key, samples, references[key], ours.errors[key], worse[key])
+            for key, samples in self._recordings.of(worse)
+        ]
+        allowed = self._max_loss / 100 * row.outcome.reference_units
+        return advise(self._loaded, model, row.mode, lost, allowed)
 
     def _contexts(self, model: ExportedModel) -> list[ExportedModel]:
         """The model with each context that it is to be tried in."""
@@ -163,6 +186,8 @@ class _Trial:
                 f"loses {row.loss:.2f} points: {rate} {row.outcome.rate:.2f} % against "
                 f"{row.checkpoint.rate:.2f} %, {self._max_loss:g} allowed"
             )
+            if model.precision == "int8":
+                self._lossy.append((row, model, heard))
         return replace(row, faults=tuple(faults))
 
     def _reference(self, mode: Mode, chunk_size: int, left_chunks: int) -> _Heard:
@@ -176,7 +201,7 @@ class _Trial:
     def _hear(self, runtime: Runtime, title: str) -> _Heard:
         """Decode the split, one recording at a time as a client would."""
         recordings = self._recordings
-        runtime.transcribe(self._probe.samples[: recordings.sample_rate])  # compiles, allocates
+        runtime.transcribe(recordings.strung(1.0))  # compiles, allocates
         texts: dict[str, str] = {}
         cpu_s = audio_s = 0.0
         with progress(title, len(recordings)) as bar:
@@ -187,9 +212,12 @@ class _Trial:
                 audio_s += len(samples) / recordings.sample_rate
                 bar.update(len(texts))
         unit = self._loaded.recipe.decode.unit
-        counts = score_texts(recordings.references, texts, unit, recordings.speakers).counts
-        rate = round(counts.rate, 4)
-        return _Heard(texts, Outcome(rate, counts.errors, counts.reference_units, cpu_s / audio_s))
+        score = score_texts(recordings.references, texts, unit, recordings.speakers)
+        counts, errors = score.counts, {item.key: item.counts.errors for item in score.utterances}
+        outcome = Outcome(
+            round(counts.rate, 4), counts.errors, counts.reference_units, cpu_s / audio_s
+        )
+        return _Heard(texts, errors, outcome)
 
 
 def _load_checkpoint(info: ExportInfo, model: str | Path | None) -> LoadedModel:

@@ -65,12 +65,10 @@ def open_imported(folder: Path, info: ExportInfo, model: ExportedModel) -> Check
 
     Raises CheckpointError, DataError for files that cannot be taken in.
     """
-    from rayasr.wenet.importing import (  # type: ignore[import-not-found, unused-ignore]
-        import_wenet,
-    )
+    from rayasr.wenet.importing import import_wenet
 
     with tempfile.TemporaryDirectory() as out:
-        import_wenet(folder, Path(out) / "model")
+        import_wenet(folder, Path(out) / "model", notes=lambda _: None)
         loaded = load_model(Path(out) / "model")
     decoding = loaded.decoding | info.decoding
     context = model.chunk_size, model.left_chunks

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from rayasr.certify.checkpoint_runtime import CheckpointRuntime
-from rayasr.certify.recordings import Recordings
 from rayasr.certify.runtime import OpenRuntime
 from rayasr.checkpoint import LoadedModel
 from rayasr.decode.ctc_search import ctc_greedy
@@ -58,28 +57,50 @@ class Drift:
         return max(ours / max(theirs, 1e-6) for ours, theirs in pairs)
 
 
+def divergence(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Kullback-Leibler divergence in nats per frame and per decoder step: what a change harms."""
+    total = 0.0
+    for wanted, got in zip(expected, found, strict=True):
+        wanted, got = wanted.double(), got.double()
+        total += float((wanted.exp() * (wanted - got)).sum(1).mean())
+    return total
+
+
+def probe_seconds(loaded: LoadedModel, models: Sequence[ExportedModel]) -> float:
+    """How long a probe must be to outlast twice the history of every model."""
+    subsampling = loaded.recipe.model.encoder.subsampling
+    frame_s = subsampling * loaded.recipe.features.frame_shift_ms / 1000.0
+    frames = max(item.chunk_size * (2 * max(item.left_chunks, 1) + 3) for item in models)
+    return max(PROBE_S, frames * frame_s)
+
+
 class Probe:
     """A long recording, and what the checkpoint makes of it in any context."""
 
-    def __init__(
-        self, loaded: LoadedModel, recordings: Recordings, models: Sequence[ExportedModel]
-    ) -> None:
-        self._loaded = loaded
-        encoder_frame_s = (
-            loaded.recipe.model.encoder.subsampling * loaded.recipe.features.frame_shift_ms / 1000
-        )
-        frames = max(item.chunk_size * (2 * max(item.left_chunks, 1) + 3) for item in models)
-        self.samples = recordings.strung(max(PROBE_S, frames * encoder_frame_s))
+    def __init__(self, loaded: LoadedModel, samples: Tensor) -> None:
+        self._loaded, self._samples = loaded, samples
         self._known: dict[tuple[int, int, tuple[str, ...] | None], list[Tensor]] = {}
-        self.units: tuple[int, ...] = ()
-        log_probs = self._expected(-1, -1)[0]
+        self._units: tuple[int, ...] = ()
+        log_probs = self.log_probs(-1, -1)[0]
         (best,) = ctc_greedy(log_probs[None], torch.tensor([len(log_probs)]))
-        self.units = best.units[:MAX_UNITS]
-        self._known.clear()  # those were without units
+        self._units = best.units[:MAX_UNITS]
+
+    def log_probs(
+        self, chunk_size: int, left_chunks: int, int8_skip: tuple[str, ...] | None = None
+    ) -> list[Tensor]:
+        """The checkpoint's, as OpenRuntime's; with `int8_skip` those of int8 but for these."""
+        loaded = self._loaded
+        if int8_skip is None:
+            runtime = CheckpointRuntime(loaded, "ctc_greedy_search", chunk_size, left_chunks)
+            return runtime.log_probs(self._samples, self._units)
+        loaded = replace(loaded, model=quantized(loaded.model, int8_skip))
+        with int8_kernels():
+            runtime = CheckpointRuntime(loaded, "ctc_greedy_search", chunk_size, left_chunks)
+            return runtime.log_probs(self._samples, self._units)
 
     def faults(self, runtime: OpenRuntime, model: ExportedModel) -> tuple[Drift, list[str]]:
         """How far a runtime's model is from the checkpoint, and what is wrong with that."""
-        found = runtime.log_probs(self.samples, self.units)
+        found = runtime.log_probs(self._samples, self._units)
         context = model.chunk_size, model.left_chunks
         drift = Drift.between(self._expected(*context), found)
         if model.precision == "float32":
@@ -115,15 +136,10 @@ class Probe:
     def _expected(
         self, chunk_size: int, left_chunks: int, int8_skip: tuple[str, ...] | None = None
     ) -> list[Tensor]:
-        """The checkpoint's log-probabilities, with `int8_skip` those of its int8 weights."""
+        """`log_probs`, computed once."""
         asked = chunk_size, left_chunks, int8_skip
         if asked not in self._known:
-            loaded = self._loaded
-            if int8_skip is not None:
-                loaded = replace(loaded, model=quantized(loaded.model, int8_skip))
-            runtime = CheckpointRuntime(loaded, "ctc_greedy_search", chunk_size, left_chunks)
-            with int8_kernels():
-                self._known[asked] = runtime.log_probs(self.samples, self.units)
+            self._known[asked] = self.log_probs(*asked)
         return self._known[asked]
 
 

@@ -1,6 +1,6 @@
 """A split of a corpus as samples, as often as wanted: every runtime hears the same."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -30,8 +30,12 @@ class Recordings:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         """Key and float32 samples (N,) of each utterance that has any, in the corpus's order."""
+        return self.of({item.key for item in self._utterances})
+
+    def of(self, keys: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """The same for some utterances."""
         for item in self._utterances:
-            if item.key in self._unusable:
+            if item.key not in keys or item.key in self._unusable:
                 continue
             path = self._manifest.audio_path(item)
             try:

@@ -12,7 +12,7 @@ from rayasr.errors import RayasrError
 
 def build_app() -> typer.Typer:
     """The whole command tree; modules of the verbs import what is heavy only when they run."""
-    from rayasr.cli import config, data, data_sources, decode, export, import_, run, train
+    from rayasr.cli import certify, config, data, data_sources, decode, export, import_, run, train
 
     app = typer.Typer(
         name="rayasr",
@@ -28,6 +28,7 @@ def build_app() -> typer.Typer:
     train.register(app)
     decode.register(app)
     export.register(app)
+    certify.register(app)
     app.add_typer(import_.import_app, name="import")
     app.add_typer(config.config_app, name="config")
     for entry_point in entry_points(group="rayasr.commands"):  # the launcher's verbs

@@ -90,7 +90,10 @@ def begin_export(folder: str | Path) -> None:
 
 def write_info(folder: str | Path, info: ExportInfo) -> None:
     """Write export.json, the last file of an export; raises DataError."""
-    values = asdict(info) | {"features": info.features.model_dump(mode="json")}
+    values = asdict(info) | {
+        "source": str(Path(info.source).resolve()),  # whoever certifies may stand elsewhere
+        "features": info.features.model_dump(mode="json"),
+    }
     storage.write_json(Path(folder) / INFO_FILE, values)
 
 

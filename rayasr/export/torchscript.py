@@ -24,6 +24,7 @@ from rayasr.data.store import Store
 from rayasr.decode.recognizer import Recognizer
 from rayasr.errors import CheckpointError, ConfigError, DataError
 from rayasr.export.info import (
+    INFO_FILE,
     ExportedModel,
     ExportInfo,
     ExportReport,
@@ -53,15 +54,18 @@ def export_torchscript(
     int8: bool = False,
     int8_skip: Sequence[str] = (),
     store: str | Path | None = None,
+    force: bool = False,
     notes: Callable[[str], None] = note,
 ) -> ExportReport:
     """Write final.zip and units.txt, with `int8` also final_quant.zip; `run`: a run or its model.
 
     `int8_skip` names modules whose layers stay float32. What was written is loaded again and
     compared with the checkpoint. With a store the files' error rates on its dev split are told.
-    Raises CheckpointError, ConfigError, DataError.
+    A model whose features are not those of WeNet's runtime needs `force`. Raises CheckpointError,
+    ConfigError, DataError.
     """
     loaded = load_model(run)
+    _check_front_end(loaded, force, notes)
     _share_tables(loaded.model)
     dev = None if store is None else _open_dev(store, loaded)
     models = [(ExportedModel(FLOAT_FILE, (FLOAT_FILE,), "torchscript"), loaded.model)]
@@ -84,9 +88,13 @@ def export_torchscript(
         rates[entry.name] = score.to_json()
         notes(f"{entry.name} on dev, {_mode(loaded)}: {_rate(score)}")
     entries = tuple(entry for entry, _ in models)
-    source = str(loaded.path.resolve())
     info = ExportInfo(
-        "torchscript", source, entries, loaded.recipe.features, _mode(loaded), loaded.decoding
+        format="torchscript",
+        source=str(loaded.path),
+        models=entries,
+        features=loaded.recipe.features,
+        mode=_mode(loaded),
+        decoding=loaded.decoding,
     )
     write_info(folder, info)
     sizes = file_sizes(folder, [entry.name for entry in entries])
@@ -198,6 +206,19 @@ def run_chunks(module: Any, features: Tensor, chunk_size: int) -> Tensor:
         outputs.append(out)
         offset += out.size(1)
     return torch.cat(outputs, dim=1)
+
+
+def _check_front_end(loaded: LoadedModel, force: bool, notes: Callable[[str], None]) -> None:
+    """Raises ConfigError where WeNet's runtime would feed the model with other features."""
+    if "wenet" in loaded.recipe.features.runtimes:
+        return
+    what = f"WeNet's runtime computes other features than {loaded.path} was trained on"
+    if not force:
+        raise ConfigError(
+            f"{what}; train with features.contract wenet, or --force an export for torch.jit with "
+            "features of your own"
+        )
+    notes(f"{what}; the export is for torch.jit with the features of its {INFO_FILE}")
 
 
 def _share_tables(model: U2Model) -> None:
