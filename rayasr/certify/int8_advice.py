@@ -4,6 +4,7 @@ One module after the other is made int8 alone, on the recordings that the export
 few of the worst as bring the errors back are left out. Torch's int8 stands for that of all formats.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -53,20 +54,18 @@ def advise(
             f"{model.name}: int8 made anew of the checkpoint does not lose this, so the file is "
             "not what the checkpoint gives; export again"
         )
-    ranked = trial.ranked()
-    count = 1
-    while count < 2 * len(ranked):
-        skip = (*model.int8_skip, *ranked[:count])
-        if trial.float_share(skip) > USEFUL_SHARE:
-            break
-        if trial.is_enough(skip):
-            return (
-                f"{model.name}: int8 harms {', '.join(ranked[:count])} most; export again with "
-                f"--int8-skip {','.join(skip)} ({trial.float_share(skip):.0%} of the linear "
-                "layers' weights stay float32)"
-            )
-        count *= 2
-    return f"{model.name}: int8 is not for this model; use the float32 one, or train it longer"
+    ranked = (*model.int8_skip, *trial.ranked())
+    counts = range(len(model.int8_skip) + 1, len(ranked))
+    # the fewest that are enough, taking it that more is never worse
+    fewest = bisect_left(counts, True, key=lambda count: trial.is_enough(ranked[:count]))
+    skip = ranked[: counts[fewest]] if fewest < len(counts) else ranked
+    share = trial.float_share(skip)
+    if share > USEFUL_SHARE:
+        return f"{model.name}: int8 is not for this model; use the float32 one"
+    return (
+        f"{model.name}: int8 harms some modules most; leave them out by --int8-skip "
+        f"{','.join(skip)} ({share:.0%} of the linear layers' weights stay float32)"
+    )
 
 
 def modules_of(layers: Sequence[str]) -> list[str]:
@@ -132,8 +131,8 @@ class _Trial:
         network = self._loaded.model
         weights = network.state_dict()
         sizes = {name: weights[f"{name}.weight"].numel() for name in int8_layers(network)}
-        kept = sum(sizes[name] for name in int8_layers(network, skip))
-        return 1.0 - kept / sum(sizes.values())
+        left_out = sizes.keys() - set(int8_layers(network, skip))
+        return float(sum(sizes[name] for name in left_out) / sum(sizes.values()))
 
 
 def _worst(lost: Sequence[Lost], max_samples: int) -> list[Lost]:

@@ -155,7 +155,7 @@ def _alternatives(chunk_size: int, left_chunks: int) -> Iterator[tuple[int, int]
     if left_chunks < 0:
         yield from ((chunk_size, left) for left in (0, 1, 2, 4))
         return
-    others = {0, left_chunks - 1, left_chunks + 1, 2 * left_chunks, -1} - {left_chunks}
+    others = {0, 1, left_chunks - 1, left_chunks + 1, 2 * left_chunks, -1} - {left_chunks}
     yield from ((chunk_size, left) for left in sorted(others) if left >= -1)
 
 

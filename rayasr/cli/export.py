@@ -161,4 +161,4 @@ def _print_report(report: "ExportReport") -> None:
     for name, size in report.sizes.items():
         typer.echo(f"{report.folder}/{name}: {size / 1e6:.1f} MB")
     for name, difference in report.max_difference.items():
-        typer.echo(f"{name}: log-probabilities within {difference:.1g} of the checkpoint")
+        typer.echo(f"{name}: log-probabilities within {difference:.2g} of the checkpoint")
