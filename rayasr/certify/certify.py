@@ -21,6 +21,7 @@ from rayasr.certify.certificate import (
 from rayasr.certify.checkpoint_runtime import CheckpointRuntime
 from rayasr.certify.folder import describe_files, folder_faults
 from rayasr.certify.int8_advice import Lost, advise
+from rayasr.certify.int8_runtime import Int8Maker
 from rayasr.certify.probe import Drift, Probe, probe_seconds
 from rayasr.certify.recordings import Recordings
 from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes, refused_runtimes
@@ -112,6 +113,7 @@ class _Trial:
         self._folder, self._info = folder, info
         self._loaded, self._recordings, self._max_loss = loaded, recordings, max_loss
         self._settings = [item for model in info.models for item in self._contexts(model)]
+        self._int8 = Int8Maker(folder, info, loaded)
         self._probe = Probe(loaded, recordings.strung(probe_seconds(loaded, self._settings)))
         self._heard: dict[tuple[Mode, int, int], _Heard] = {}
         self._lossy: list[tuple[Row, ExportedModel, _Heard]] = []
@@ -144,7 +146,7 @@ class _Trial:
             for key, samples in self._recordings.of(worse)
         ]
         allowed = self._max_loss / 100 * row.outcome.reference_units
-        return advise(self._loaded, model, row.mode, lost, allowed)
+        return advise(self._int8, model, row.mode, lost, allowed)
 
     def _contexts(self, model: ExportedModel) -> list[ExportedModel]:
         """The model with each context that it is to be tried in."""
@@ -160,7 +162,7 @@ class _Trial:
         faults: list[str] = []
         with _named(title):
             if isinstance(runtime, OpenRuntime):
-                drift, faults = self._probe.faults(runtime, model)
+                drift, faults = self._probe.faults(runtime, model, self._int8)
             heard = self._hear(runtime, title)
         ours = self._reference(runtime.mode, *context)
         row = Row(

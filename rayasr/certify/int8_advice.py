@@ -1,22 +1,21 @@
 """Which modules to leave out of int8 where it costs too much: the `--int8-skip` to export with.
 
 One module after the other is made int8 alone, on the recordings that the export got wrong; then as
-few of the worst as bring the errors back are left out. Torch's int8 stands for that of all formats.
+few of the worst as bring the errors back are left out.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from rayasr.certify.checkpoint_runtime import CheckpointRuntime
+from rayasr.certify.int8_runtime import Int8Maker
 from rayasr.certify.probe import Probe, divergence
-from rayasr.checkpoint import LoadedModel
 from rayasr.config import Mode
 from rayasr.export.info import ExportedModel
-from rayasr.export.torchscript import int8_kernels, int8_layers, quantized
+from rayasr.export.torchscript import int8_layers
 from rayasr.logs import progress
 from rayasr.score import score_texts
 
@@ -38,7 +37,7 @@ class Lost:
 
 
 def advise(
-    loaded: LoadedModel,
+    int8: Int8Maker,
     model: ExportedModel,
     mode: Mode,
     lost: Sequence[Lost],
@@ -48,7 +47,7 @@ def advise(
 
     `allowed_errors` are those that the whole split may have more than the checkpoint.
     """
-    trial = _Trial(loaded, model, mode, lost, allowed_errors)
+    trial = _Trial(int8, model, mode, lost, allowed_errors)
     if trial.is_enough(model.int8_skip):
         return (
             f"{model.name}: int8 made anew of the checkpoint does not lose this, so the file is "
@@ -84,24 +83,22 @@ class _Trial:
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        int8: Int8Maker,
         model: ExportedModel,
         mode: Mode,
         lost: Sequence[Lost],
         allowed_errors: float,
     ) -> None:
-        self._loaded, self._model, self._mode = loaded, model, mode
-        self._lost = _worst(lost, round(MAX_AUDIO_S * loaded.recipe.features.sample_rate))
+        self._int8, self._model, self._mode = int8, model, mode
+        self._loaded = int8.loaded
+        self._lost = _worst(lost, round(MAX_AUDIO_S * self._loaded.recipe.features.sample_rate))
         share = sum(item.more_errors for item in self._lost) / sum(i.more_errors for i in lost)
         self._allowed = allowed_errors * share
 
     def is_enough(self, skip: Sequence[str]) -> bool:
         """Whether int8 without the modules of `skip` makes no more errors than are allowed."""
-        loaded = replace(self._loaded, model=quantized(self._loaded.model, skip))
-        context = self._model.chunk_size, self._model.left_chunks
-        runtime = CheckpointRuntime(loaded, self._mode, *context)
-        with int8_kernels():
-            texts = {item.key: runtime.transcribe(item.samples) for item in self._lost}
+        runtime = self._int8.open(self._model, skip)
+        texts = {item.key: runtime.transcribe(item.samples) for item in self._lost}
         references = {item.key: item.reference for item in self._lost}
         counts = score_texts(references, texts, self._loaded.recipe.decode.unit).counts
         before = sum(item.checkpoint_errors for item in self._lost)

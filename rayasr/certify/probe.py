@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from rayasr.certify.certificate import context_name
 from rayasr.certify.checkpoint_runtime import CheckpointRuntime
+from rayasr.certify.int8_runtime import Int8Maker
 from rayasr.certify.runtime import OpenRuntime
 from rayasr.checkpoint import LoadedModel
 from rayasr.decode.ctc_search import ctc_greedy
@@ -25,8 +27,6 @@ MAX_UNITS = 60
 """Steps of the decoders that are compared."""
 TOLERANCE = 1e-2
 """Largest difference of a float32 model in a log-probability: chunks or masks, all kernels."""
-INT8_FACTOR = 2.0
-"""How many times as far from the checkpoint as torch's int8 of it an int8 model may be."""
 NEARER = 0.8
 """Another context explains a model if it brings the mean difference down to this share."""
 
@@ -51,11 +51,6 @@ class Drift:
             means.append(float(difference.mean()) if len(got) else 0.0)
         return cls(largest, tuple(means))
 
-    def over(self, other: "Drift") -> float:
-        """How many times as far the furthest part is as the same part of `other`."""
-        pairs = zip(self.means, other.means, strict=False)
-        return max(ours / max(theirs, 1e-6) for ours, theirs in pairs)
-
 
 def divergence(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """Kullback-Leibler divergence in nats per frame and per decoder step: what a change harms."""
@@ -79,7 +74,7 @@ class Probe:
 
     def __init__(self, loaded: LoadedModel, samples: Tensor) -> None:
         self._loaded, self._samples = loaded, samples
-        self._known: dict[tuple[int, int, tuple[str, ...] | None], list[Tensor]] = {}
+        self._known: dict[tuple[int, int], list[Tensor]] = {}
         self._units: tuple[int, ...] = ()
         log_probs = self.log_probs(-1, -1)[0]
         (best,) = ctc_greedy(log_probs[None], torch.tensor([len(log_probs)]))
@@ -98,26 +93,23 @@ class Probe:
             runtime = CheckpointRuntime(loaded, "ctc_greedy_search", chunk_size, left_chunks)
             return runtime.log_probs(self._samples, self._units)
 
-    def faults(self, runtime: OpenRuntime, model: ExportedModel) -> tuple[Drift, list[str]]:
+    def faults(
+        self, runtime: OpenRuntime, model: ExportedModel, int8: Int8Maker
+    ) -> tuple[Drift, list[str]]:
         """How far a runtime's model is from the checkpoint, and what is wrong with that."""
         found = runtime.log_probs(self._samples, self._units)
         context = model.chunk_size, model.left_chunks
         drift = Drift.between(self._expected(*context), found)
-        if model.precision == "float32":
-            is_right = drift.largest <= TOLERANCE
-            bound = f"{drift.largest:.2g}, at most {TOLERANCE:g} is rounding"
-        else:
-            usual = Drift.between(
-                self._expected(*context), self._expected(*context, model.int8_skip)
-            )
-            is_right = drift.over(usual) <= INT8_FACTOR
-            bound = f"{drift.over(usual):.1f} times as much as int8 of the checkpoint does"
-        other = self._better_context(found, model, drift)
-        if is_right and other is None:
+        if (other := self._better_context(found, model, drift)) is not None:
+            return drift, [f"behaves as in {context_name(*other)}"]
+        what, wrong = "the checkpoint", drift
+        if model.precision == "int8":
+            made = int8.open(model, model.int8_skip).log_probs(self._samples, self._units)
+            what, wrong = "int8 made anew", Drift.between(made, found)
+        if wrong.largest <= TOLERANCE:
             return drift, []
-        if other is not None:
-            return drift, [f"behaves like {_name(*other)}, which is not {_name(*context)}"]
-        return drift, [f"log-probabilities differ from the checkpoint's (by {bound})"]
+        amount = f"{wrong.largest:.2g}, rounding explains {TOLERANCE:g}"
+        return drift, [f"gives other log-probabilities than {what} (by {amount})"]
 
     def _better_context(
         self, found: Sequence[Tensor], model: ExportedModel, drift: Drift
@@ -133,14 +125,11 @@ class Probe:
         best = min(means, key=means.__getitem__, default=None)
         return best if best is not None and means[best] < NEARER * stated else None
 
-    def _expected(
-        self, chunk_size: int, left_chunks: int, int8_skip: tuple[str, ...] | None = None
-    ) -> list[Tensor]:
-        """`log_probs`, computed once."""
-        asked = chunk_size, left_chunks, int8_skip
-        if asked not in self._known:
-            self._known[asked] = self.log_probs(*asked)
-        return self._known[asked]
+    def _expected(self, chunk_size: int, left_chunks: int) -> list[Tensor]:
+        """`log_probs` of float32, computed once."""
+        if (chunk_size, left_chunks) not in self._known:
+            self._known[chunk_size, left_chunks] = self.log_probs(chunk_size, left_chunks)
+        return self._known[chunk_size, left_chunks]
 
 
 def _alternatives(chunk_size: int, left_chunks: int) -> Iterator[tuple[int, int]]:
@@ -157,11 +146,3 @@ def _alternatives(chunk_size: int, left_chunks: int) -> Iterator[tuple[int, int]
         return
     others = {0, 1, left_chunks - 1, left_chunks + 1, 2 * left_chunks, -1} - {left_chunks}
     yield from ((chunk_size, left) for left in sorted(others) if left >= -1)
-
-
-def _name(chunk_size: int, left_chunks: int) -> str:
-    """A context in words."""
-    if chunk_size <= 0:
-        return "full context"
-    history = "all" if left_chunks < 0 else str(left_chunks)
-    return f"chunks of {chunk_size} with {history} left chunks"

@@ -22,7 +22,7 @@ from rayasr.tokenizer import Tokenizer
 
 
 class TorchScriptRuntime:
-    """One file, called with the chunk size and the history that `model` says.
+    """One file, or `module` in its place, called with the chunks that `model` says.
 
     Raises CheckpointError for a file that cannot be loaded, DataError for its units.txt.
     """
@@ -31,14 +31,17 @@ class TorchScriptRuntime:
     version = torch.__version__
     front_end = "rayasr"
 
-    def __init__(self, folder: Path, info: ExportInfo, model: ExportedModel) -> None:
+    def __init__(
+        self, folder: Path, info: ExportInfo, model: ExportedModel, module: Any = None
+    ) -> None:
         # The runtime has no attention search; nearest is what rescoring makes of the prefixes.
         self.mode: Mode = "attention_rescoring" if info.mode == "attention" else info.mode
         self._kernels = int8_kernels if model.precision == "int8" else nullcontext
         self._fbank = Fbank(info.features)
         self._tokenizer = Tokenizer.load(folder)
-        with self._kernels():
-            module = load_script(folder / model.files[0])
+        if module is None:
+            with self._kernels():
+                module = load_script(folder / model.files[0])
         self._driver = RuntimeDriver(
             module,
             model.chunk_size,
