@@ -24,7 +24,7 @@ from rayasr.wenet.exporting import export_wenet
 Exporter = Callable[[Path, Path], Any]
 """Writes the export of a model folder (first) into a folder (second)."""
 EXPORTERS: dict[str, Exporter] = {
-    "torchscript": lambda run, out: export_torchscript(run, out, int8=True),
+    "torchscript": export_torchscript,
     "wenet": export_wenet,
 }
 
@@ -104,7 +104,7 @@ class Forgetful(torch.nn.Module):
 
 
 def plant_wrong_left_chunks(model: Path, export: Path) -> None:
-    """TorchScript whose history is shorter than the runtime asks for, float32 and int8."""
+    """TorchScript whose history is shorter than the runtime asks for, in all files there are."""
     network = load_model(model).model
     (export / FLOAT_FILE).write_bytes(script(Forgetful(network)))
     if (export / INT8_FILE).exists():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from rayasr import storage
 from rayasr.certify.certificate import (
     Certificate,
     Outcome,
@@ -28,8 +29,8 @@ from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes, refused_
 from rayasr.checkpoint import LoadedModel, load_model
 from rayasr.config import Mode, with_corpora
 from rayasr.decode.split import text_rule
-from rayasr.errors import CheckpointError, RayasrError
-from rayasr.export.info import ExportedModel, ExportInfo, file_sizes, read_info
+from rayasr.errors import CheckpointError, DataError, RayasrError
+from rayasr.export.info import CERTIFICATE_FILE, ExportedModel, ExportInfo, file_sizes, read_info
 from rayasr.export.torchscript import streams
 from rayasr.logs import progress
 from rayasr.score import RATE_NAMES, score_texts
@@ -59,6 +60,7 @@ def certify(
     info = read_info(folder)
     loaded = _load_checkpoint(info, model)
     files = describe_files(folder, info)
+    _check_writable(folder)
     recordings = Recordings(with_corpora(loaded.recipe, [corpus]), split)
     with _one_thread():
         trial = _Trial(folder, info, loaded, recordings, max_loss)
@@ -216,9 +218,8 @@ class _Trial:
         unit = self._loaded.recipe.decode.unit
         score = score_texts(recordings.references, texts, unit, recordings.speakers)
         counts, errors = score.counts, {item.key: item.counts.errors for item in score.utterances}
-        outcome = Outcome(
-            round(counts.rate, 4), counts.errors, counts.reference_units, cpu_s / audio_s
-        )
+        factor = round(cpu_s / audio_s, 6)
+        outcome = Outcome(round(counts.rate, 4), counts.errors, counts.reference_units, factor)
         return _Heard(texts, errors, outcome)
 
 
@@ -232,6 +233,19 @@ def _load_checkpoint(info: ExportInfo, model: str | Path | None) -> LoadedModel:
         )
     loaded = load_model(path)
     return replace(loaded, decoding=loaded.decoding | info.decoding)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises DataError, before hours of decoding, where no certificate can be kept."""
+    trace = folder / f".{CERTIFICATE_FILE}.try"
+    try:
+        storage.write_atomic(trace, "")
+        storage.remove(trace)
+    except DataError as error:
+        reason = str(error).partition(";")[0]
+        raise DataError(
+            f"{folder} cannot keep a certificate: {reason}; copy it to where it can"
+        ) from error
 
 
 @contextmanager

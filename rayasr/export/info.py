@@ -79,17 +79,20 @@ class ExportReport:
 
 
 def begin_export(folder: str | Path) -> None:
-    """Make the folder; what said that an earlier export in it is whole and good goes.
+    """Make the folder; what said that an earlier export in it is finished goes.
 
     Raises DataError where the folder cannot be written.
     """
     storage.make_folder(folder)
-    for name in (CERTIFICATE_FILE, INFO_FILE):
-        storage.remove(storage.join(folder, name))
+    storage.remove(storage.join(folder, INFO_FILE))
 
 
 def write_info(folder: str | Path, info: ExportInfo) -> None:
-    """Write export.json, the last file of an export; raises DataError."""
+    """Write export.json, the last file of an export; raises DataError.
+
+    A certificate of what was in the folder before goes.
+    """
+    storage.remove(storage.join(folder, CERTIFICATE_FILE))
     values = asdict(info) | {
         "source": str(Path(info.source).resolve()),  # whoever certifies may stand elsewhere
         "features": info.features.model_dump(mode="json"),
