@@ -14,7 +14,6 @@ from rayasr.config import Mode
 from rayasr.data.fbank import Fbank
 from rayasr.decode.recognizer import Decoding, Recognizer
 from rayasr.export.info import ExportedModel, ExportInfo
-from rayasr.model_config import fewest_frames
 
 
 class CheckpointRuntime:
@@ -30,7 +29,6 @@ class CheckpointRuntime:
         self._recognizer = Recognizer(
             loaded, Decoding.of(loaded, chunk_size=chunk_size, left_chunks=left_chunks)
         )
-        self._fewest_frames = fewest_frames(1, loaded.recipe.model.encoder.subsampling)
 
     def transcribe(self, samples: Tensor) -> str:
         """See Runtime."""
@@ -41,8 +39,6 @@ class CheckpointRuntime:
     def log_probs(self, samples: Tensor, units: Sequence[int]) -> list[Tensor]:
         """See OpenRuntime."""
         model, features = self._recognizer.model, self._fbank(samples)
-        if len(features) < self._fewest_frames:
-            return [torch.zeros(0, model.vocab_size)]
         settings = self._recognizer.decoding
         encoder_out, _ = model.encode(
             features[None],

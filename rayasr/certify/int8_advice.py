@@ -57,9 +57,9 @@ def advise(
     counts = range(len(model.int8_skip) + 1, len(ranked))
     # the fewest that are enough, taking it that more is never worse
     fewest = bisect_left(counts, True, key=lambda count: trial.is_enough(ranked[:count]))
-    skip = ranked[: counts[fewest]] if fewest < len(counts) else ranked
+    skip = ranked[: counts[fewest]] if fewest < len(counts) else ()
     share = trial.float_share(skip)
-    if share > USEFUL_SHARE:
+    if not skip or share > USEFUL_SHARE:
         return f"{model.name}: int8 is not for this model; use the float32 one"
     return (
         f"{model.name}: int8 harms some modules most; leave them out by --int8-skip "

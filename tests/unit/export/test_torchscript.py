@@ -15,9 +15,10 @@ from rayasr.certify.torchscript_runtime import RuntimeDriver
 from rayasr.checkpoint import LoadedModel, load_model, save_model
 from rayasr.config import Recipe, parse_recipe
 from rayasr.decode.recognizer import Decoding, Recognizer
-from rayasr.errors import CheckpointError, DataError
+from rayasr.errors import CheckpointError, ConfigError, DataError
 from rayasr.export import torchscript
-from rayasr.export.torchscript import export_torchscript, load_script, run_chunks
+from rayasr.export.info import read_info
+from rayasr.export.torchscript import export_torchscript, load_script, quantized, run_chunks
 from rayasr.score import score_texts
 from rayasr.tokenizer import Tokenizer
 from tests.factories import make_aishell_corpus, make_model, make_store, tiny_training_recipe
@@ -180,6 +181,51 @@ def test_int8_is_smaller_and_close(tmp_path: Path) -> None:
     assert float((found - expected).abs().max()) < 0.3
     assert float((found - expected).abs().max()) > 1e-4  # it is quantised
     assert RuntimeDriver(module, 16).units(features, "ctc_greedy_search")
+
+
+def test_export_says_what_it_holds(tmp_path: Path) -> None:
+    skipped = ("encoder.encoders.0.self_attn", "ctc")
+    export_torchscript(save(tmp_path), tmp_path / "out", int8=True, int8_skip=skipped)
+    info = read_info(tmp_path / "out")
+    assert info.format == "torchscript"
+    assert info.source == str(tmp_path / "model")
+    assert [(model.name, model.kind, model.precision) for model in info.models] == [
+        ("final.zip", "torchscript", "float32"),
+        ("final_quant.zip", "torchscript", "int8"),
+    ]
+    assert info.models[1].int8_skip == skipped
+
+
+def test_skipped_modules_stay_float32(tmp_path: Path) -> None:
+    network = quantized(load_model(save(tmp_path)).model, ["encoder.encoders.0.self_attn", "ctc"])
+    layers = dict(network.named_modules())
+    for name, is_float in (
+        ("encoder.encoders.0.self_attn.linear_q", True),
+        ("encoder.encoders.1.self_attn.linear_q", False),
+        ("ctc.ctc_lo", True),
+        ("encoder.embed.out.0", True),
+    ):
+        assert isinstance(layers[name], torch.nn.Linear) is is_float
+
+
+@pytest.mark.parametrize("name", ["encoder.encoders.9", "encoder.encoders.0.self", "encoder.embed"])
+def test_skipping_what_is_not_there(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--int8-skip {name}: no layer of that name"):
+        export_torchscript(save(tmp_path), tmp_path / "out", int8=True, int8_skip=[name])
+    assert not (tmp_path / "out").exists()
+
+
+def test_features_of_another_runtime_need_force(tmp_path: Path) -> None:
+    values = recipe().model_dump(mode="json")
+    values["features"] |= {"snip_edges": False, "high_freq": -400.0}
+    folder = make_model(tmp_path / "model", parse_recipe(values), TOKENIZER)
+    with pytest.raises(
+        ConfigError, match="WeNet's runtime computes other features than .* --force"
+    ):
+        export_torchscript(folder, tmp_path / "out")
+    notes: list[str] = []
+    export_torchscript(folder, tmp_path / "out", force=True, notes=notes.append)
+    assert "WeNet's runtime computes other features" in notes[0]
 
 
 def test_store_tells_what_int8_costs(tmp_path: Path) -> None:
