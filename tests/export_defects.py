@@ -27,9 +27,14 @@ EXPORTERS: dict[str, Exporter] = {
     "torchscript": export_torchscript,
     "wenet": export_wenet,
 }
+FULL_EXPORTERS: dict[str, Exporter] = {
+    "torchscript": lambda run, out: export_torchscript(run, out, int8=True, force=True),
+    "wenet": export_wenet,
+}
+"""With int8, and for runtimes whose features the model does not know too."""
 
 
-def plant_wrong_cmvn(model: Path, export: Path, exporter: Exporter) -> None:
+def plant_wrong_cmvn(model: Path, export: Path, exporter: Exporter) -> bool:
     """Export with another corpus's mean, and say that it is the model's."""
     loaded = load_model(model)
     weights, stats = loaded.model.state_dict(), loaded.cmvn
@@ -40,9 +45,10 @@ def plant_wrong_cmvn(model: Path, export: Path, exporter: Exporter) -> None:
     save_model(other, weights, loaded.recipe, loaded.tokenizer, shifted, loaded.decoding)
     exporter(other, export)
     write_info(export, replace(read_info(export), source=str(model)))
+    return True
 
 
-def plant_swapped_units(export: Path) -> None:
+def plant_swapped_units(_model: Path, export: Path, _exporter: Exporter) -> bool:
     """Exchange two units in units.txt and tokens.txt."""
     for name in ("units.txt", "tokens.txt"):
         path = export / name
@@ -50,6 +56,46 @@ def plant_swapped_units(export: Path) -> None:
             units = [line.rsplit(" ", 1)[0] for line in path.read_text().splitlines()]
             units[4], units[5] = units[5], units[4]
             path.write_text("".join(f"{unit} {i}\n" for i, unit in enumerate(units)))
+    return True
+
+
+def plant_wrong_left_chunks(model: Path, export: Path, _exporter: Exporter) -> bool:
+    """Files with less history than the runtime asks for, of models that stream."""
+    if read_info(export).format != "torchscript":
+        return False
+    network = load_model(model).model
+    (export / FLOAT_FILE).write_bytes(script(Forgetful(network)))
+    if (export / INT8_FILE).exists():
+        (export / INT8_FILE).write_bytes(script(Forgetful(quantized(network))))
+    return True
+
+
+def plant_broken_scale(model: Path, export: Path, _exporter: Exporter) -> bool:
+    """Int8 in which one layer's scales are a tenth too large."""
+    if not (export / INT8_FILE).exists():
+        return False
+    with int8_kernels():
+        network = quantized(load_model(model).model)
+        layer = network.get_submodule("encoder.encoders.0.feed_forward.w_1")
+        weight, bias = layer._packed_params._weight_bias()
+        broken = torch._make_per_channel_quantized_tensor(
+            weight.int_repr(),
+            weight.q_per_channel_scales() * 1.1,
+            weight.q_per_channel_zero_points(),
+            weight.q_per_channel_axis(),
+        )
+        layer._packed_params.set_weight_bias(broken, bias)
+        (export / INT8_FILE).write_bytes(script(network))
+    return True
+
+
+DEFECTS: dict[str, Callable[[Path, Path, Exporter], bool]] = {
+    "wrong CMVN": plant_wrong_cmvn,
+    "swapped units": plant_swapped_units,
+    "wrong left chunks": plant_wrong_left_chunks,
+    "broken int8 scale": plant_broken_scale,
+}
+"""Each spoils an export of a model by an exporter, or says that it is of no such format."""
 
 
 class Forgetful(torch.nn.Module):
@@ -101,27 +147,3 @@ class Forgetful(torch.nn.Module):
     @torch.jit.export
     def is_bidirectional_decoder(self) -> bool:
         return self.model.is_bidirectional_decoder()
-
-
-def plant_wrong_left_chunks(model: Path, export: Path) -> None:
-    """TorchScript whose history is shorter than the runtime asks for, in all files there are."""
-    network = load_model(model).model
-    (export / FLOAT_FILE).write_bytes(script(Forgetful(network)))
-    if (export / INT8_FILE).exists():
-        (export / INT8_FILE).write_bytes(script(Forgetful(quantized(network))))
-
-
-def plant_broken_scale(model: Path, export: Path, layer: str, factor: float = 2.0) -> None:
-    """TorchScript int8 in which one layer's scales are that much too large."""
-    with int8_kernels():
-        network = quantized(load_model(model).model)
-        packed = network.get_submodule(layer)._packed_params
-        weight, bias = packed._weight_bias()
-        broken = torch._make_per_channel_quantized_tensor(
-            weight.int_repr(),
-            weight.q_per_channel_scales() * factor,
-            weight.q_per_channel_zero_points(),
-            weight.q_per_channel_axis(),
-        )
-        packed.set_weight_bias(broken, bias)
-        (export / INT8_FILE).write_bytes(script(network))

@@ -14,6 +14,7 @@ from rayasr.certify.certificate import Certificate, read_certificate
 from rayasr.certify.certify import certify
 from rayasr.errors import CheckpointError, DataError
 from rayasr.export.info import CERTIFICATE_FILE, read_info, write_info
+from rayasr.export.torchscript import export_torchscript
 from tests.export_defects import (
     EXPORTERS,
     plant_broken_scale,
@@ -43,20 +44,20 @@ def test_good_export_passes(export: Path, certified: Certify) -> None:
 
 @pytest.mark.parametrize("name", EXPORTERS)
 def test_wrong_cmvn_is_caught(name: str, model: Path, tmp_path: Path, certified: Certify) -> None:
-    plant_wrong_cmvn(model, tmp_path / "out", EXPORTERS[name])
+    assert plant_wrong_cmvn(model, tmp_path / "out", EXPORTERS[name])
     for row in certified(tmp_path / "out").rows:
         assert any("gives other log-probabilities" in fault for fault in row.faults), row
 
 
-def test_swapped_units_are_caught(export: Path, certified: Certify) -> None:
-    plant_swapped_units(export)
+def test_swapped_units_are_caught(model: Path, export: Path, certified: Certify) -> None:
+    assert plant_swapped_units(model, export, export_torchscript)
     found = certified(export)
     assert found.faults == ("units.txt line 5: '二 4' where the checkpoint has '一'",)
     assert all("loses" in row.faults[0] for row in found.rows)
 
 
 def test_wrong_left_chunks_are_caught(model: Path, torchscript: Path, certified: Certify) -> None:
-    plant_wrong_left_chunks(model, torchscript)
+    assert plant_wrong_left_chunks(model, torchscript, export_torchscript)
     rows = certified(torchscript).rows
     faults = {(row.model, row.chunk_size): row.faults for row in rows}
     assert faults["final.zip", 16] == ("behaves as in chunk 16, left 1",)
@@ -66,7 +67,7 @@ def test_wrong_left_chunks_are_caught(model: Path, torchscript: Path, certified:
 
 
 def test_broken_scale_is_caught(model: Path, int8: Path, certified: Certify) -> None:
-    plant_broken_scale(model, int8, "decoder.left_decoder.decoders.0.self_attn.linear_q")
+    assert plant_broken_scale(model, int8, export_torchscript)
     rows = certified(int8).rows
     assert {row.model for row in rows if row.faults} == {"final_quant.zip"}
     assert "other log-probabilities than int8 made anew" in rows[-1].faults[0]
