@@ -97,6 +97,7 @@ A {kind} {encoder.kind} speech recogniser made by rayasr (torch {torch.__version
 {encoder.output_size}, decoder {decoder.num_blocks} + {decoder.r_num_blocks}
 - {recipe.features.num_mel_bins} mel bins at {recipe.features.sample_rate} Hz; text rule: \
 case {recipe.text.case}, punctuation {recipe.text.punctuation}, spaces {recipe.text.spaces}
+- front end: {recipe.features.describe_front_end()}
 - trained on {state.get("train_hours", 0.0):.2f} hours, {state.get("audio_hours", 0.0):.2f} hours \
 heard, seed {recipe.seed}
 

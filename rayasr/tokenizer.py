@@ -79,7 +79,10 @@ class Tokenizer:
 
         In mixed text no space stands beside a CJK character.
         """
-        text = "".join(self.units[i] for i in ids if i not in self._special)
+        return self.tidy("".join(self.units[i] for i in ids if i not in self._special))
+
+    def tidy(self, text: str) -> str:
+        """Joined units as text: `▁` and spaces become single spaces, none at the ends."""
         text = " ".join(text.replace(SPACE, " ").split())
         return _unspaced_cjk(text) if self._mixed else text
 
@@ -91,9 +94,9 @@ class Tokenizer:
             storage.write_atomic(storage.join(folder, BPE_FILE), self._bpe_model)
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
+    def load(cls, folder: str | Path, units_file: str = UNITS_FILE) -> "Tokenizer":
         """What `save` wrote; raises DataError where it is missing or damaged."""
-        return _read(storage.join(folder, UNITS_FILE), storage.join(folder, BPE_FILE))
+        return _read(storage.join(folder, units_file), storage.join(folder, BPE_FILE))
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Tokenizer) and self.units == other.units

@@ -130,6 +130,8 @@ class Fbank:
             energy_floor=0.0,
             dither=0.0,
         )
+        if self.config.noise_floor:
+            features = torch.maximum(features, energy_floor(self.config).to(wave.device).log())
         return features
 
 
@@ -155,6 +157,22 @@ def analysis_window(config: FeatureConfig, length: int) -> Tensor:
     if config.window == "hamming":
         return torch.hamming_window(length, periodic=False)
     return torch.hann_window(length, periodic=False).pow(0.85)
+
+
+def energy_floor(config: FeatureConfig) -> Tensor:
+    """The least energy of each mel bin, before the logarithm: float32 (mel,).
+
+    Expected energies of white noise of deviation `noise_floor` behind pre-emphasis and window.
+    """
+    length = config.window_samples[0]
+    padded = _padded(length)
+    window = analysis_window(config, length).double()
+    frequency = torch.arange(padded // 2 + 1).double() * (2.0 * math.pi / padded)
+    # |1 - a e^-iw|^2, where neighbouring samples of the window are not quite alike
+    same, next_one = window.square().sum(), (window[1:] * window[:-1]).sum()
+    power = (1.0 + PREEMPHASIS**2) * same - 2.0 * PREEMPHASIS * frequency.cos() * next_one
+    energies = config.noise_floor**2 * (mel_banks(config, padded).double() @ power)
+    return energies.clamp(min=ENERGY_FLOOR).float()
 
 
 @functools.cache
@@ -195,10 +213,11 @@ class _Constants(NamedTuple):
     padded_length: int
     window: Tensor  # (length,) float32, int16 scale included
     groups: list[tuple[slice, slice, Tensor]]  # columns of the spectrum, mel bins, weights
+    floor: Tensor  # (mel,)
 
 
 def _make_constants(config: FeatureConfig, length: int, device: torch.device) -> _Constants:
-    padded = 1 << (length - 1).bit_length()
+    padded = _padded(length)
     banks = mel_banks(config, padded)
     groups = []
     for first in range(0, config.num_mel_bins, _MEL_GROUP):
@@ -210,7 +229,12 @@ def _make_constants(config: FeatureConfig, length: int, device: torch.device) ->
         mel_bins = slice(first, first + len(rows))
         groups.append((slice(2 * low, 2 * high), mel_bins, weights.to(device)))
     window = (analysis_window(config, length) * INT16_SCALE).to(device)
-    return _Constants(padded, window, groups)
+    return _Constants(padded, window, groups, energy_floor(config).to(device))
+
+
+def _padded(length: int) -> int:
+    """The transform's size: the next power of two."""
+    return 1 << (length - 1).bit_length()
 
 
 def _log_mel(windows: Tensor, constants: _Constants) -> Tensor:
@@ -223,7 +247,7 @@ def _log_mel(windows: Tensor, constants: _Constants) -> Tensor:
     power = spectrum.square_()
     for columns, mel_bins, weights in constants.groups:
         torch.mm(power[:, columns], weights, out=energies[:, mel_bins])
-    return energies.clamp_(min=ENERGY_FLOOR).log_()
+    return torch.maximum(energies, constants.floor, out=energies).log_()
 
 
 def _dithered(wave: Tensor, dither: float, generator: torch.Generator | None) -> Tensor:
