@@ -286,7 +286,8 @@ def _decode(work: _Work) -> bool:
 def _export(work: _Work) -> bool:
     from rayasr.export.torchscript import export_torchscript
 
-    export_torchscript(work.options.out / "model", work.options.out / "export")
+    # forced: a recipe may train for another runtime than WeNet's, which is then said
+    export_torchscript(work.options.out / "model", work.options.out / "export", force=True)
     return True
 
 

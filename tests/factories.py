@@ -9,7 +9,9 @@ import soundfile
 
 if TYPE_CHECKING:
     from rayasr.config import Recipe
+    from rayasr.data.cmvn import CmvnStats
     from rayasr.data.store import Store
+    from rayasr.tokenizer import Tokenizer
 
 DIGITS = "零一二三四五六七八九"
 
@@ -127,6 +129,32 @@ def make_store(out: Path, corpus: Path, recipe: "Recipe") -> "Store":
         make_shard(spec, ExtractionSettings(recipe, plan.roots, str(shards)))
     finish_store(str(out), recipe, plan, finished_shards(str(shards), plan))
     return Store.open(out)
+
+
+def make_model(
+    folder: Path, recipe: "Recipe", tokenizer: "Tokenizer", cmvn: "CmvnStats | None" = None
+) -> Path:
+    """Write a model folder with random weights, sure enough of its units that hypotheses differ."""
+    import torch
+
+    from rayasr.checkpoint import cmvn_tensors, save_model
+    from rayasr.data.cmvn import CmvnStats
+    from rayasr.model.u2 import build_model
+
+    bins = recipe.features.num_mel_bins
+    noise = np.random.default_rng(0).normal(8.0, 3.0, (500, bins))
+    cmvn = cmvn or CmvnStats.zeros(bins).add(noise)
+    torch.manual_seed(0)
+    model = build_model(
+        recipe.model,
+        num_mel_bins=bins,
+        vocab_size=tokenizer.vocab_size,
+        sos_eos_id=tokenizer.sos_eos_id,
+        cmvn=cmvn_tensors(cmvn),
+    )
+    with torch.no_grad():
+        model.ctc.ctc_lo.weight *= 4.0
+    return save_model(folder, model.state_dict(), recipe, tokenizer, cmvn)
 
 
 def tiny_training_recipe(**changes: str | int | float | bool | None) -> "Recipe":

@@ -1,11 +1,22 @@
 """`rayasr export`: a finished model for other runtimes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rayasr.cli.certify import MaxLossOption, SplitOption
 from rayasr.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from rayasr.export.info import ExportReport
+
+OPTIONS = {
+    "torchscript": ("int8", "int8_skip", "store", "force"),
+    "onnx": ("int8", "int8_skip", "chunk_size", "left_chunks", "force"),
+    "wenet": (),
+}
+"""The options that each format takes."""
 
 
 def register(app: typer.Typer) -> None:
@@ -17,44 +28,137 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder or model folder.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to.")],
     format_name: Annotated[
-        str,
-        typer.Option("--format", metavar="torchscript", help="What to write."),
+        str, typer.Option("--format", metavar="|".join(OPTIONS), help="What to write.")
     ] = "torchscript",
     int8: Annotated[
-        bool, typer.Option("--int8", help="Also write final_quant.zip with int8 weights.")
+        bool, typer.Option("--int8", help="Also write files with int8 weights.")
     ] = False,
+    int8_skip: Annotated[
+        str | None,
+        typer.Option(
+            "--int8-skip",
+            metavar="NAME[,NAME]…",
+            help="Modules that stay float32, such as encoder.encoders.0.self_attn; a certificate "
+            "that fails names them.",
+        ),
+    ] = None,
+    chunk_size: Annotated[
+        int | None,
+        typer.Option(
+            "--chunk-size", min=1, help="Encoder frames per chunk of ONNX's streaming models. [16]"
+        ),
+    ] = None,
+    left_chunks: Annotated[
+        int | None,
+        typer.Option("--left-chunks", min=0, help="Chunks of history that they keep. [4]"),
+    ] = None,
     store: Annotated[
         Path | None,
         typer.Option(
             "--store",
             metavar="STORE",
-            help="Store whose dev split tells the error rate of each file.",
+            help="Store whose dev split tells the error rate of each TorchScript file.",
         ),
     ] = None,
+    certify: Annotated[
+        Path | None,
+        typer.Option("--certify", metavar="DIR", help="Certify on this corpus, as the verb does."),
+    ] = None,
+    split: SplitOption = "test",
+    max_loss: MaxLossOption = 0.3,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Write for a runtime that computes features the model does not know."
+        ),
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the model as final.zip and units.txt for WeNet's C++ runtime.
+    """Write the model for WeNet's runtime (torchscript), ONNX runtimes (onnx) or WeNet (wenet).
 
-    The files are loaded again and compared with the checkpoint before they count as done.
+    The files are loaded again and compared with the checkpoint before they count as done; whether
+    they may leave is for `rayasr certify` to say, or --certify.
 
-    Example: rayasr export runs/digits --int8 --store runs/digits/store --out exported
+    Example: rayasr export runs/digits --int8 --certify data/digits --out exported
     """
     import json
 
-    from rayasr.errors import ConfigError
-    from rayasr.export.torchscript import export_torchscript
+    from rayasr.cli.certify import print_certificate
+    from rayasr.errors import DataError
     from rayasr.logs import taking_long
 
-    if format_name != "torchscript":
-        raise ConfigError(f"--format {format_name} is unknown; there is: torchscript")
+    options = {
+        "int8": int8,
+        "int8_skip": tuple(int8_skip.split(",")) if int8_skip else (),
+        "chunk_size": chunk_size,
+        "left_chunks": left_chunks,
+        "store": store,
+        "force": force,
+    }
+    given = {name: value for name, value in options.items() if value not in (None, False, ())}
+    _check(format_name, given)
+    if certify is not None and not certify.exists():
+        raise DataError(f"--certify {certify} does not exist; name a corpus folder")
     with taking_long("export"):
-        report = export_torchscript(run, out, int8=int8, store=store)
-    if as_json:
-        typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
+        report = _export(format_name, run, out, given)
+    if certify is None:
+        if as_json:
+            typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
+            return
+        _print_report(report)
+        typer.echo(f"not certified; next: rayasr certify {out} --corpus DIR")
         return
+    from rayasr.certify.certify import certify as certify_export
+
+    if not as_json:
+        _print_report(report)
+    found = certify_export(out, certify, split, max_loss=max_loss, force=force)
+    if as_json:
+        values = report.to_json() | {"certificate": found.to_json()}
+        typer.echo(json.dumps(values, ensure_ascii=False))
+    else:
+        print_certificate(found)
+    found.require_passed(out)
+
+
+def _check(format_name: str, given: dict[str, Any]) -> None:
+    """Raises ConfigError for an unknown format, and for an option that it does not take."""
+    from rayasr.errors import ConfigError
+
+    if format_name not in OPTIONS:
+        raise ConfigError(f"--format {format_name} is unknown; there are: {', '.join(OPTIONS)}")
+    for name in given:
+        if name not in OPTIONS[format_name]:
+            flag = f"--{name.replace('_', '-')}"
+            takers = [other for other, names in OPTIONS.items() if name in names]
+            raise ConfigError(
+                f"{flag} is not for --format {format_name} (but for {' and '.join(takers)}); "
+                "leave it out"
+            )
+    if "int8_skip" in given and "int8" not in given:
+        raise ConfigError("--int8-skip says what stays out of int8; give --int8 too")
+
+
+def _export(format_name: str, run: Path, out: Path, given: dict[str, Any]) -> "ExportReport":
+    """Write the files of a format; raises what its exporter raises."""
+    if format_name == "onnx":
+        from rayasr.export.onnx import (  # type: ignore[import-not-found, unused-ignore]
+            export_onnx,
+        )
+
+        report: ExportReport = export_onnx(run, out, **given)
+        return report
+    if format_name == "wenet":
+        from rayasr.wenet.exporting import export_wenet
+
+        return export_wenet(run, out)
+    from rayasr.export.torchscript import export_torchscript
+
+    return export_torchscript(run, out, **given)
+
+
+def _print_report(report: "ExportReport") -> None:
     for name, size in report.sizes.items():
         typer.echo(f"{report.folder}/{name}: {size / 1e6:.1f} MB")
-    typer.echo(
-        f"{report.folder}/units.txt; log-probabilities within {report.max_difference:.1g} "
-        "of the checkpoint"
-    )
+    for name, difference in report.max_difference.items():
+        typer.echo(f"{name}: log-probabilities within {difference:.2g} of the checkpoint")

@@ -13,6 +13,7 @@ from rayasr.errors import RayasrError
 def build_app() -> typer.Typer:
     """The whole command tree; modules of the verbs import what is heavy only when they run."""
     from rayasr.cli import (
+        certify,
         config,
         data,
         data_sources,
@@ -39,6 +40,7 @@ def build_app() -> typer.Typer:
     decode.register(app)
     transcribe.register(app)
     export.register(app)
+    certify.register(app)
     app.add_typer(import_.import_app, name="import")
     app.add_typer(config.config_app, name="config")
     for entry_point in entry_points(group="rayasr.commands"):  # the launcher's verbs

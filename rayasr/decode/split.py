@@ -72,6 +72,13 @@ def from_corpora(recipe: Recipe, split: str, max_padded_frames: int) -> Material
 
     A recording that cannot be used gets an empty hypothesis: its units count as deletions.
     """
+    manifest, utterances = list_split(recipe, split)
+    batches = _corpus_batches(manifest, utterances, recipe, max_padded_frames)
+    return corpus_material(recipe, split, manifest, utterances, batches)
+
+
+def list_split(recipe: Recipe, split: str) -> tuple[Manifest, list[Utterance]]:
+    """The recipe's corpora, and a split's utterances in them; raises DataError for none."""
     manifest = read_corpora(
         recipe.corpora, dev_fraction=recipe.store.dev_fraction, seed=recipe.seed, notes=note
     )
@@ -79,10 +86,16 @@ def from_corpora(recipe: Recipe, split: str, max_padded_frames: int) -> Material
     if not utterances:
         there = ", ".join(manifest.splits()) or "none"
         raise DataError(f"{manifest.roots[0]} has no split '{split}'; it has {there}")
+    return manifest, utterances
+
+
+def corpus_material(
+    recipe: Recipe, split: str, manifest: Manifest, utterances: Sequence[Utterance], batches: Rows
+) -> Material:
+    """What `list_split` found, with normalised references and a test's rejects, and `batches`."""
     rule = partial(normalize_text, config=recipe.text)
     known = [(item.key, rule(item.text), item.speaker) for item in utterances]
     rejects = [item.normalized(rule) for item in manifest.rejects]
-    batches = _corpus_batches(manifest, utterances, recipe, max_padded_frames)
     return _material(split, known, rejects, "float32 features", batches)
 
 

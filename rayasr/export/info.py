@@ -10,6 +10,8 @@ from rayasr.config import FeatureConfig, Mode, parse_features
 from rayasr.errors import CheckpointError, RayasrError
 
 INFO_FILE = "export.json"
+CERTIFICATE_FILE = "certificate.json"
+"""What `rayasr.certify` writes beside it; an export that is written again loses it."""
 
 Format = Literal["torchscript", "onnx", "wenet"]
 Precision = Literal["float32", "int8"]
@@ -31,6 +33,8 @@ class ExportedModel:
     """Encoder frames per chunk that the file fixes; -1: none, full context is possible."""
     left_chunks: int = -1
     """Chunks of history that the file fixes; -1: all."""
+    int8_skip: tuple[str, ...] = ()
+    """Modules that an int8 model keeps in float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +70,33 @@ class ExportReport:
     """Bytes by file."""
     max_difference: dict[str, float]
     """Largest difference of a log-probability from the checkpoint, by model."""
+    dev: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Error rates on a store's dev split by model; {} where no store was given."""
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return asdict(self)
 
 
+def begin_export(folder: str | Path) -> None:
+    """Make the folder; what said that an earlier export in it is finished goes.
+
+    Raises DataError where the folder cannot be written.
+    """
+    storage.make_folder(folder)
+    storage.remove(storage.join(folder, INFO_FILE))
+
+
 def write_info(folder: str | Path, info: ExportInfo) -> None:
-    """Write export.json, the last file of an export; raises DataError."""
-    values = asdict(info) | {"features": info.features.model_dump(mode="json")}
+    """Write export.json, the last file of an export; raises DataError.
+
+    A certificate of what was in the folder before goes.
+    """
+    storage.remove(storage.join(folder, CERTIFICATE_FILE))
+    values = asdict(info) | {
+        "source": str(Path(info.source).resolve()),  # whoever certifies may stand elsewhere
+        "features": info.features.model_dump(mode="json"),
+    }
     storage.write_json(Path(folder) / INFO_FILE, values)
 
 
@@ -87,9 +109,7 @@ def read_info(folder: str | Path) -> ExportInfo:
         )
     try:
         values = storage.read_json(path)
-        models = tuple(
-            ExportedModel(**(item | {"files": tuple(item["files"])})) for item in values["models"]
-        )
+        models = tuple(_read_model(item) for item in values["models"])
         features = parse_features(values["features"])
         return ExportInfo(**(values | {"models": models, "features": features}))
     except (RayasrError, KeyError, TypeError) as error:
@@ -99,3 +119,10 @@ def read_info(folder: str | Path) -> ExportInfo:
 def file_sizes(folder: str | Path, names: Sequence[str]) -> dict[str, int]:
     """Bytes of some of a folder's files."""
     return {name: (Path(folder) / name).stat().st_size for name in names}
+
+
+def _read_model(values: dict[str, Any]) -> ExportedModel:
+    lists: dict[str, Any] = {
+        name: tuple(values[name]) for name in ("files", "int8_skip") if name in values
+    }
+    return ExportedModel(**(values | lists))

@@ -13,6 +13,7 @@ Everything is made in a folder of its own inside the export and moved once it is
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -83,11 +84,16 @@ def export_onnx(
     folder = Path(out)
     check_folder(folder)
     loaded = load_model(run)
-    models = plan_models(loaded, chunk_size, left_chunks, int8=int8, force=force, notes=notes)
+    models = tuple(
+        replace(item, int8_skip=tuple(int8_skip)) if item.precision == "int8" else item
+        for item in plan_models(
+            loaded, chunk_size, left_chunks, int8=int8, force=force, notes=notes
+        )
+    )
     with _staged(folder) as stage:
         loaded.tokenizer.save(stage)
         storage.write_atomic(stage / TOKENS_FILE, storage.read_bytes(stage / UNITS_FILE))
-        differences = _write_models(stage, loaded, models, int8_skip)
+        differences = _write_models(stage, loaded, models)
     mode = loaded.decoding["default_mode"]
     info = ExportInfo(
         "onnx", str(loaded.path), models, loaded.recipe.features, mode, loaded.decoding
@@ -172,7 +178,7 @@ def _sherpa_models(chunk_size: int, left_chunks: int, int8: bool) -> list[Export
 
 
 def _write_models(
-    stage: Path, loaded: LoadedModel, models: Sequence[ExportedModel], int8_skip: Sequence[str]
+    stage: Path, loaded: LoadedModel, models: Sequence[ExportedModel]
 ) -> dict[str, float]:
     """Write every model and compare it; the largest difference of a log-probability by model."""
     prepared, sizes = prepare(loaded.model, loaded.recipe.features), Sizes.of(loaded)
@@ -183,7 +189,7 @@ def _write_models(
             path = stage / model.files[0]
             if model.precision == "int8":
                 source = path.with_name(path.name.replace(".int8", ""))
-                quantize(source, path, weights, int8_skip)
+                quantize(source, path, weights, model.int8_skip)
             else:
                 for name, graph in _graphs(model, loaded, prepared, sizes).items():
                     storage.write_atomic(stage / name, trace(graph))

@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayasr.decode.ctc_search import CtcHypothesis
+from rayasr.decode.hypothesis import Hypothesis
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel
 from rayasr.export.onnx_graphs import CTC_FILE, DECODER_FILE, ENCODER_FILE, NEEDS_EXTRA
@@ -105,11 +105,11 @@ class Trio:
 
     def rescore(
         self,
-        nbest: Sequence[CtcHypothesis],
+        nbest: Sequence[Hypothesis],
         encoded: Encoded,
         ctc_weight: float,
         reverse_weight: float,
-    ) -> CtcHypothesis:
+    ) -> Hypothesis:
         """The hypothesis that the decoders and CTC like best together."""
         found = [item for item in nbest if item.score > -inf]
         if encoded.frames is None or encoded.frames.size(1) == 0 or not found:
@@ -123,7 +123,7 @@ class Trio:
                 score += self._sum(right[i], item.units[::-1]) * share
             if score > best[1]:
                 best = item, score
-        return CtcHypothesis(best[0].units, best[1], best[0].times)
+        return replace(best[0], score=best[1])
 
     def _sum(self, log_probs: Tensor, units: Sequence[int]) -> float:
         """Log-probability of units and the `<eos>` behind them; log_probs (L, V)."""

@@ -6,6 +6,7 @@ itself. Both spell by the units that lie in the export.
 """
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayasr.config import Mode
 from rayasr.data.fbank import Fbank, num_frames
-from rayasr.decode.ctc_search import CtcHypothesis, ctc_greedy, ctc_prefix_beam
+from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
+from rayasr.decode.hypothesis import Hypothesis
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel, ExportInfo
 from rayasr.export.onnx_networks import Encoded, Trio, import_extra, open_network, read_metadata
@@ -49,21 +52,28 @@ class OnnxRuntime:
         self.network = open_network(folder, model)
         self._tokenizer = _tokenizer(folder, model)
         self._fbank = Fbank(info.features)
-        self._mode = info.mode
         self._settings = info.decoding
+        self.mode = _mode(info.mode, model)
 
     def transcribe(self, samples: Tensor) -> str:
         """What float32 samples (N,) in [-1, 1] at the model's rate say."""
         encoded = self.network.encode(self._fbank(samples))
         return self._tokenizer.decode(self._search(encoded).units)
 
-    def _search(self, encoded: Encoded) -> CtcHypothesis:
-        """In the model's default mode, or the best that a file without decoders can do."""
+    def log_probs(self, samples: Tensor, units: Sequence[int]) -> list[Tensor]:
+        """Of CTC (T', V), and by each decoder there is of every step of `units` (L + 1, V)."""
+        encoded = self.network.encode(self._fbank(samples))
+        if not isinstance(self.network, Trio) or encoded.frames is None:
+            return [encoded.log_probs]
+        left, right = self.network.decoder_log_probs([units], encoded.frames)
+        return [encoded.log_probs, left[0], right[0]]
+
+    def _search(self, encoded: Encoded) -> Hypothesis:
         log_probs, lengths = encoded.log_probs[None], torch.tensor([len(encoded.log_probs)])
-        if self._mode == "ctc_greedy_search":
+        if self.mode == "ctc_greedy_search":
             return ctc_greedy(log_probs, lengths)[0]
         nbest = ctc_prefix_beam(log_probs, lengths, self._settings["beam_size"])[0]
-        if self._mode == "ctc_prefix_beam_search" or not isinstance(self.network, Trio):
+        if self.mode == "ctc_prefix_beam_search" or not isinstance(self.network, Trio):
             return nbest[0]
         weights = self._settings["ctc_weight"], self._settings["reverse_weight"]
         return self.network.rescore(nbest, encoded, *weights)
@@ -74,6 +84,7 @@ class SherpaRuntime:
 
     name = "sherpa-onnx"
     front_end = "sherpa-onnx"
+    mode: Mode = "ctc_greedy_search"
 
     def __init__(self, folder: Path, info: ExportInfo, model: ExportedModel) -> None:
         """Raises ConfigError without the package, or for a model that is not sherpa-onnx's;
@@ -124,6 +135,14 @@ class SherpaRuntime:
         while self._recognizer.is_ready(stream):
             self._recognizer.decode_stream(stream)
         return self._tokenizer.tidy(self._recognizer.get_result(stream))
+
+
+def _mode(wanted: Mode, model: ExportedModel) -> Mode:
+    """The model's default mode, or the best that a file without its decoders can do."""
+    if wanted in ("ctc_greedy_search", "ctc_prefix_beam_search"):
+        return wanted
+    # the runtime has no attention search; nearest is what rescoring makes of the prefixes
+    return "attention_rescoring" if model.kind == "wenet_trio" else "ctc_prefix_beam_search"
 
 
 def _sherpa_facts(path: Path, model: ExportedModel) -> dict[str, str]:

@@ -6,10 +6,10 @@ scripting, and a scripted model decodes like any other: the error rates below co
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +22,20 @@ from rayasr.config import Mode
 from rayasr.data.batch_plan import fixed_batches
 from rayasr.data.store import Store
 from rayasr.decode.recognizer import Recognizer
-from rayasr.errors import CheckpointError, DataError
+from rayasr.errors import CheckpointError, ConfigError, DataError
+from rayasr.export.info import (
+    INFO_FILE,
+    ExportedModel,
+    ExportInfo,
+    ExportReport,
+    begin_export,
+    file_sizes,
+    write_info,
+)
 from rayasr.logs import note, progress
 from rayasr.model.subsampling import Positions
 from rayasr.model.u2 import U2Model
+from rayasr.model_config import EncoderConfig
 from rayasr.score import RATE_NAMES, Score, score_texts
 
 FLOAT_FILE = "final.zip"
@@ -37,58 +47,58 @@ TOLERANCE = 1e-3
 """Largest difference of a log-probability between the exported model and the checkpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportReport:
-    """What was written, how near it is to the checkpoint, and what int8 costs."""
-
-    folder: str
-    sizes: dict[str, int]
-    """Bytes by file."""
-    max_difference: float
-    """Of log-probabilities between final.zip and the checkpoint."""
-    dev: dict[str, dict[str, Any]]
-    """Error rates on the store's dev split by file; {} without a store."""
-
-    def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
-        return asdict(self)
-
-
 def export_torchscript(
     run: str | Path,
     out: str | Path,
     *,
     int8: bool = False,
+    int8_skip: Sequence[str] = (),
     store: str | Path | None = None,
+    force: bool = False,
     notes: Callable[[str], None] = note,
 ) -> ExportReport:
     """Write final.zip and units.txt, with `int8` also final_quant.zip; `run`: a run or its model.
 
-    What was written is loaded again and compared with the checkpoint. With a store the files'
-    error rates on its dev split are told. Raises CheckpointError, DataError.
+    `int8_skip` names modules whose layers stay float32. What was written is loaded again and
+    compared with the checkpoint. With a store the files' error rates on its dev split are told.
+    A model whose features are not those of WeNet's runtime needs `force`. Raises CheckpointError,
+    ConfigError, DataError.
     """
     loaded = load_model(run)
+    _check_front_end(loaded, force, notes)
     _share_tables(loaded.model)
     dev = None if store is None else _open_dev(store, loaded)
-    folder = Path(out)
-    storage.make_folder(folder)
-    loaded.tokenizer.save(folder)
-    names = [FLOAT_FILE]
-    _write(folder / FLOAT_FILE, loaded.model)
-    difference = _check(folder / FLOAT_FILE, loaded, TOLERANCE)
+    models = [(ExportedModel(FLOAT_FILE, (FLOAT_FILE,), "torchscript"), loaded.model)]
     if int8:
-        names.append(INT8_FILE)
-        _write(folder / INT8_FILE, quantized(loaded.model))
-        _check(folder / INT8_FILE, loaded, float("inf"))
+        entry = ExportedModel(
+            INT8_FILE, (INT8_FILE,), "torchscript", precision="int8", int8_skip=tuple(int8_skip)
+        )
+        models.append((entry, quantized(loaded.model, int8_skip)))
+    folder = Path(out)
+    begin_export(folder)
+    loaded.tokenizer.save(folder)
+    differences = {}
+    for entry, module in models:
+        _write(folder / entry.name, module)
+        tolerance = TOLERANCE if entry.precision == "float32" else float("inf")
+        differences[entry.name] = _check(folder / entry.name, loaded, tolerance)
     rates: dict[str, dict[str, Any]] = {}
-    for name in names if dev is not None else ():
-        score = _score(folder / name, loaded, cast(Store, dev), name)
-        rates[name] = score.to_json()
-        notes(f"{name} on dev, {_mode(loaded)}: {_rate(score)}")
-    if int8 and dev is None:
-        notes("give --store to see what int8 costs in errors on the dev split")
-    sizes = {name: (folder / name).stat().st_size for name in names}
-    return ExportReport(str(folder), sizes, difference, rates)
+    for entry, _ in models if dev is not None else ():
+        score = _score(folder / entry.name, loaded, cast(Store, dev), entry.name)
+        rates[entry.name] = score.to_json()
+        notes(f"{entry.name} on dev, {_mode(loaded)}: {_rate(score)}")
+    entries = tuple(entry for entry, _ in models)
+    info = ExportInfo(
+        format="torchscript",
+        source=str(loaded.path),
+        models=entries,
+        features=loaded.recipe.features,
+        mode=_mode(loaded),
+        decoding=loaded.decoding,
+    )
+    write_info(folder, info)
+    sizes = file_sizes(folder, [entry.name for entry in entries])
+    return ExportReport(str(folder), sizes, differences, rates)
 
 
 def script(model: nn.Module) -> bytes:
@@ -99,24 +109,51 @@ def script(model: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def quantized(model: U2Model) -> nn.Module:
+def quantized(model: U2Model, skip: Sequence[str] = ()) -> U2Model:
     """A copy whose linear layers have int8 weights, scaled by channel; activations as they come.
 
-    The one behind the subsampling stays as it is: alone it would double the error of the encoder
-    (its inputs, outputs of a ReLU, span too much for 7 bits), for 3 % of the weights.
+    Those inside the modules of `skip` stay as they are, and always the one behind the subsampling:
+    alone it would double the error of the encoder (its inputs, outputs of a ReLU, span too much for
+    7 bits), for 3 % of the weights. Raises ConfigError for a name without such layers.
     """
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
-    linears = {
-        name: per_channel_dynamic_qconfig
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith("encoder.embed.")
-    }
-    with _quiet(), _quantized_engine():
-        converted: nn.Module = quantize_dynamic(  # type: ignore[no-untyped-call]
-            deepcopy(model).eval(), linears, dtype=torch.qint8
+    chosen = dict.fromkeys(int8_layers(model, skip), per_channel_dynamic_qconfig)
+    if not chosen:
+        raise ConfigError("--int8-skip leaves no layer for int8; export without --int8")
+    with int8_kernels():
+        converted: U2Model = quantize_dynamic(  # type: ignore[no-untyped-call]
+            deepcopy(model).eval(), chosen, dtype=torch.qint8
         )
     return converted
+
+
+def int8_layers(model: U2Model, skip: Sequence[str] = ()) -> list[str]:
+    """Names of the linear layers that int8 changes, without those inside the modules of `skip`.
+
+    Raises ConfigError where a module of `skip` has none.
+    """
+    linears = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith("encoder.embed.")
+    ]
+    inside = {
+        part: [name for name in linears if f"{name}.".startswith(f"{part}.")] for part in skip
+    }
+    for part, names in inside.items():
+        if not names:
+            raise ConfigError(
+                f"--int8-skip {part}: no layer of that name becomes int8; a name is that of a "
+                f"module such as {linears[0].rpartition('.')[0]}"
+            )
+    left_out = {name for names in inside.values() for name in names}
+    return [name for name in linears if name not in left_out]
+
+
+def streams(encoder: EncoderConfig) -> bool:
+    """Whether an encoder was trained on chunks and can be called with one after the other."""
+    return encoder.dynamic_chunk and (encoder.kind == "transformer" or encoder.causal_convolution)
 
 
 def load_script(path: str | Path) -> Any:
@@ -129,6 +166,25 @@ def load_script(path: str | Path) -> Any:
             raise CheckpointError(
                 f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); export it again"
             ) from error
+
+
+@contextmanager
+def int8_kernels() -> Iterator[None]:
+    """This machine's int8 kernels: x86 (fbgemm or onednn, as fits), else qnnpack (ARM).
+
+    Raises DataError where this torch has none.
+    """
+    engines: Any = torch.backends.quantized
+    before = engines.engine
+    known = [name for name in ("x86", "fbgemm", "qnnpack") if name in engines.supported_engines]
+    if before == "none" and not known:
+        raise DataError("this torch has no int8 kernels; export without --int8")
+    engines.engine = known[0] if known else before
+    try:
+        with _quiet():
+            yield
+    finally:
+        engines.engine = before
 
 
 @torch.no_grad()
@@ -150,6 +206,19 @@ def run_chunks(module: Any, features: Tensor, chunk_size: int) -> Tensor:
         outputs.append(out)
         offset += out.size(1)
     return torch.cat(outputs, dim=1)
+
+
+def _check_front_end(loaded: LoadedModel, force: bool, notes: Callable[[str], None]) -> None:
+    """Raises ConfigError where WeNet's runtime would feed the model with other features."""
+    if "wenet" in loaded.recipe.features.runtimes:
+        return
+    what = f"WeNet's runtime computes other features than {loaded.path} was trained on"
+    if not force:
+        raise ConfigError(
+            f"{what}; train with features.contract wenet, or --force an export for torch.jit with "
+            "features of your own"
+        )
+    notes(f"{what}; the export is for torch.jit with the features of its {INFO_FILE}")
 
 
 def _share_tables(model: U2Model) -> None:
@@ -178,12 +247,8 @@ def _check(path: Path, loaded: LoadedModel, tolerance: float) -> float:
     variance, in chunks where the model streams. Raises CheckpointError above the tolerance.
     """
     module = load_script(path)
-    encoder = loaded.recipe.model.encoder
-    streams = encoder.dynamic_chunk and (
-        encoder.kind == "transformer" or encoder.causal_convolution
-    )
     worst = 0.0
-    for chunk_size in (CHECK_CHUNK, -1) if streams else (-1,):
+    for chunk_size in (CHECK_CHUNK, -1) if streams(loaded.recipe.model.encoder) else (-1,):
         expected = _log_probs(loaded.model, _noise(loaded), chunk_size, whole=True)
         found = _log_probs(module, _noise(loaded), chunk_size, whole=False)
         for wanted, got in zip(expected, found, strict=True):
@@ -237,7 +302,7 @@ def _score(path: Path, loaded: LoadedModel, store: Store, title: str) -> Score:
     scripted = replace(loaded, model=cast(U2Model, load_script(path)))
     recognizer, mode, split = Recognizer(scripted), _mode(loaded), store.split("dev")
     texts: dict[str, str] = {}
-    with progress(title, len(split)) as bar, _quiet(), _quantized_engine():
+    with progress(title, len(split)) as bar, int8_kernels():
         limit = loaded.recipe.decode.max_padded_frames
         for rows in fixed_batches(split.frames[:, 0], limit):
             features = [store.features("dev", row) for row in rows]
@@ -267,18 +332,3 @@ def _quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", "torch.quantize_per_", UserWarning)
         warnings.filterwarnings("ignore", "Currently, qnnpack", UserWarning)
         yield
-
-
-@contextmanager
-def _quantized_engine() -> Iterator[None]:
-    """This machine's int8 kernels: x86 (fbgemm or onednn, as fits), else qnnpack (ARM)."""
-    engines: Any = torch.backends.quantized
-    before = engines.engine
-    known = [name for name in ("x86", "fbgemm", "qnnpack") if name in engines.supported_engines]
-    if before == "none" and not known:
-        raise DataError("this torch has no int8 kernels; export without --int8")
-    engines.engine = known[0] if known else before
-    try:
-        yield
-    finally:
-        engines.engine = before

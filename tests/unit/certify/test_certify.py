@@ -1,0 +1,163 @@
+"""Certificates: what a good export gets, that defects never pass, and what bad input is told."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rayasr.certify.certificate import Certificate, read_certificate
+from rayasr.certify.certify import certify
+from rayasr.errors import CheckpointError, DataError
+from rayasr.export.info import CERTIFICATE_FILE, read_info, write_info
+from rayasr.export.torchscript import export_torchscript
+from tests.export_defects import (
+    EXPORTERS,
+    plant_broken_scale,
+    plant_swapped_units,
+    plant_wrong_cmvn,
+    plant_wrong_left_chunks,
+)
+
+Certify = Callable[[Path], Certificate]
+
+
+def test_good_export_passes(export: Path, certified: Certify) -> None:
+    found = certified(export)
+    assert found.passed, found.failures
+    assert found.advice == ""
+    assert read_certificate(export) == found
+    found.require_passed(export)
+    float32 = [row for row in found.rows if row.precision == "float32"]
+    assert {(row.chunk_size, row.left_chunks) for row in float32} == {(-1, -1), (16, 4)}
+    for row in float32:
+        assert row.agreeing == row.utterances == 5
+        assert row.outcome.errors == row.checkpoint.errors
+        assert row.largest_difference is not None
+        assert row.largest_difference < 1e-4
+    assert float32[0].outcome.errors == 0  # the references are what the model hears
+
+
+@pytest.mark.parametrize("name", EXPORTERS)
+def test_wrong_cmvn_is_caught(name: str, model: Path, tmp_path: Path, certified: Certify) -> None:
+    assert plant_wrong_cmvn(model, tmp_path / "out", EXPORTERS[name])
+    for row in certified(tmp_path / "out").rows:
+        assert any("gives other log-probabilities" in fault for fault in row.faults), row
+
+
+def test_swapped_units_are_caught(model: Path, export: Path, certified: Certify) -> None:
+    assert plant_swapped_units(model, export, export_torchscript)
+    found = certified(export)
+    assert found.faults == ("units.txt line 5: '二 4' where the checkpoint has '一'",)
+    assert all("loses" in row.faults[0] for row in found.rows)
+
+
+def test_wrong_left_chunks_are_caught(model: Path, torchscript: Path, certified: Certify) -> None:
+    assert plant_wrong_left_chunks(model, torchscript, export_torchscript)
+    rows = certified(torchscript).rows
+    faults = {(row.model, row.chunk_size): row.faults for row in rows}
+    assert faults["final.zip", 16] == ("behaves as in chunk 16, left 1",)
+    assert faults["final.zip", -1] == ()
+    # No utterance is long enough to show it: these tones are said as the checkpoint says them.
+    assert all(row.agreeing == row.utterances for row in rows)
+
+
+def test_broken_scale_is_caught(model: Path, int8: Path, certified: Certify) -> None:
+    assert plant_broken_scale(model, int8, export_torchscript)
+    rows = certified(int8).rows
+    assert {row.model for row in rows if row.faults} == {"final_quant.zip"}
+    assert "other log-probabilities than int8 made anew" in rows[-1].faults[0]
+
+
+def test_too_many_errors_fail_and_name_the_layers(int8: Path, corpus: Path) -> None:
+    found = certify(int8, corpus, max_loss=3.0)
+    failed = [row for row in found.rows if row.faults]
+    assert {row.model for row in failed} == {"final_quant.zip"}
+    (fault,) = failed[0].faults  # nothing else is wrong with it
+    assert fault.startswith("loses ")
+    assert fault.endswith(" against 0.00 %, 3 allowed")
+    assert "--int8-skip " in found.advice
+    values = json.loads((int8 / CERTIFICATE_FILE).read_text())
+    assert values["verdict"] == "failed"
+    with pytest.raises(CheckpointError, match=r"failed its certificate: final_quant\.zip in torch"):
+        found.require_passed(int8)
+
+
+def test_a_changed_file_voids_the_certificate(wenet: Path, certified: Certify) -> None:
+    found = certified(wenet)
+    with (wenet / "train.yaml").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(CheckpointError, match=r"not what was certified \(train\.yaml has changed"):
+        found.require_passed(wenet)
+    (wenet / "train.yaml").unlink()
+    with pytest.raises(CheckpointError, match=r"train\.yaml is gone"):
+        found.require_passed(wenet)
+
+
+def test_export_again_removes_the_certificate(wenet: Path, certified: Certify) -> None:
+    certified(wenet)
+    write_info(wenet, read_info(wenet))
+    with pytest.raises(CheckpointError, match=r"has no certificate\.json; `rayasr certify "):
+        read_certificate(wenet)
+
+
+def test_damaged_certificate(tmp_path: Path) -> None:
+    (tmp_path / CERTIFICATE_FILE).write_text('{"verdict": "passed"}')
+    with pytest.raises(CheckpointError, match=r"is damaged .*; certify again"):
+        read_certificate(tmp_path)
+
+
+def test_checkpoint_that_has_gone(wenet: Path, model: Path, corpus: Path, tmp_path: Path) -> None:
+    write_info(wenet, replace(read_info(wenet), source=str(tmp_path / "gone")))
+    with pytest.raises(CheckpointError, match=r"gone, .*is not there; .* by --model"):
+        certify(wenet, corpus)
+    assert certify(wenet, corpus, model=model).passed
+
+
+def test_missing_file(wenet: Path, corpus: Path) -> None:
+    (wenet / "global_cmvn").unlink()
+    with pytest.raises(CheckpointError, match=r"lacks global_cmvn of its model final\.pt"):
+        certify(wenet, corpus)
+
+
+def test_no_export(tmp_path: Path, corpus: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a finished export"):
+        certify(tmp_path, corpus)
+
+
+def test_unknown_kind(wenet: Path, corpus: Path) -> None:
+    info = read_info(wenet)
+    write_info(wenet, replace(info, models=(replace(info.models[0], kind="tflite"),)))
+    with pytest.raises(CheckpointError, match="of the kind 'tflite', which this rayasr cannot try"):
+        certify(wenet, corpus)
+
+
+def test_split_that_is_not_there(wenet: Path, corpus: Path) -> None:
+    with pytest.raises(DataError, match="has no split 'evening'; it has test"):
+        certify(wenet, corpus, "evening")
+
+
+def test_recordings_that_cannot_be_read(wenet: Path, corpus: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    first, *others = sorted((broken / "data_aishell" / "wav" / "test").rglob("*.wav"))
+    first.write_bytes(b"RIFF")
+    found = certify(wenet, broken)
+    assert found.utterances == 5
+    assert all(row.utterances == 4 and row.outcome.errors > 0 for row in found.rows)
+    for path in others:
+        path.write_bytes(b"RIFF")
+    with pytest.raises(DataError, match="no recording of the split 'test' is usable"):
+        certify(wenet, broken)
+
+
+def test_read_only_folder(wenet: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_descriptor: int) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DataError, match=r"wenet cannot keep a certificate: .*; copy it"):
+        certify(wenet, corpus)
