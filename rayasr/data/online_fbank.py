@@ -15,7 +15,7 @@ class OnlineFbank:
     """
 
     def __init__(self, config: FeatureConfig) -> None:
-        self._config = config
+        self.config = config
         self._whole = Fbank(config)
         self._fbank = Fbank(config.model_copy(update={"snip_edges": True}))
         self._length, self._shift = config.window_samples
@@ -46,7 +46,7 @@ class OnlineFbank:
         """The frames (T, F) that the recording's end completes."""
         if self._beginning is not None:  # too short for its two ends to be apart
             return self._whole(self._beginning)
-        missing = num_frames(self._num_samples, self._config) - self._num_frames
+        missing = num_frames(self._num_samples, self.config) - self._num_frames
         end = self._next + (missing - 1) * self._shift + self._length
         more = end - len(self._kept) if missing > 0 else 0
         return self._frames(self._tail.flip(0)[:more])

@@ -171,7 +171,7 @@ class Encoder(nn.Module):
                 x,
                 positions,
                 bias,
-                att_cache[i : i + 1] if cached > 0 else att_cache,
+                att_cache[i : i + 1] if att_cache.size(0) > 0 else att_cache,
                 cnn_cache[i] if cnn_cache.size(0) > 0 else cnn_cache,
             )
             att_caches.append(new_att[:, :, first:])
