@@ -54,7 +54,7 @@ def main() -> None:
                     shutil.rmtree(folder, ignore_errors=True)
                     shutil.copytree(Path(work) / name, folder)
                     if plant(model, folder, FULL_EXPORTERS[name]):
-                        print(f"{name}, {defect}: {_verdict(folder, certified)}")
+                        print(f"{name}, {defect}: {_verdict(folder, certified, found[name])}")
 
 
 def _together(certificates: list[Certificate]) -> Certificate:
@@ -73,10 +73,10 @@ def _together(certificates: list[Certificate]) -> Certificate:
     )
 
 
-def _verdict(folder: Path, certified: Callable[[Path], Certificate]) -> str:
-    """What a certificate says of a spoilt export."""
+def _verdict(folder: Path, certified: Callable[[Path], Certificate], unspoilt: Certificate) -> str:
+    """What a certificate says of a spoilt export that it did not say before."""
     try:
-        failures = certified(folder).failures
+        failures = [x for x in certified(folder).failures if x not in unspoilt.failures]
     except RayasrError as error:
         return f"caught: {error}"
     more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""

@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
 from rayasr.checkpoint import load_model, save_model
 from rayasr.data.cmvn import CmvnStats
 from rayasr.export.info import read_info, write_info
+from rayasr.export.onnx import export_onnx
 from rayasr.export.torchscript import (
     FLOAT_FILE,
     INT8_FILE,
@@ -25,10 +28,12 @@ Exporter = Callable[[Path, Path], Any]
 """Writes the export of a model folder (first) into a folder (second)."""
 EXPORTERS: dict[str, Exporter] = {
     "torchscript": export_torchscript,
+    "onnx": export_onnx,
     "wenet": export_wenet,
 }
 FULL_EXPORTERS: dict[str, Exporter] = {
     "torchscript": lambda run, out: export_torchscript(run, out, int8=True, force=True),
+    "onnx": lambda run, out: export_onnx(run, out, int8=True, force=True),
     "wenet": export_wenet,
 }
 """With int8, and for runtimes whose features the model does not know too."""
@@ -60,20 +65,45 @@ def plant_swapped_units(_model: Path, export: Path, _exporter: Exporter) -> bool
 
 
 def plant_wrong_left_chunks(model: Path, export: Path, _exporter: Exporter) -> bool:
-    """Files with less history than the runtime asks for, of models that stream."""
-    if read_info(export).format != "torchscript":
-        return False
-    network = load_model(model).model
-    (export / FLOAT_FILE).write_bytes(script(Forgetful(network)))
-    if (export / INT8_FILE).exists():
-        (export / INT8_FILE).write_bytes(script(Forgetful(quantized(network))))
-    return True
+    """Files that make a runtime keep less history than the export says, of models that stream."""
+    info = read_info(export)
+    if info.format == "onnx":  # where clients read it from the file
+        for item in info.models:
+            if item.left_chunks > 0:
+                content = onnx.load(str(export / item.files[0]))
+                for fact in content.metadata_props:
+                    if fact.key == "left_chunks":
+                        fact.value = "1"
+                onnx.save(content, str(export / item.files[0]))
+        return True
+    if info.format == "torchscript":
+        network = load_model(model).model
+        (export / FLOAT_FILE).write_bytes(script(Forgetful(network)))
+        if (export / INT8_FILE).exists():
+            (export / INT8_FILE).write_bytes(script(Forgetful(quantized(network))))
+        return True
+    return False
 
 
 def plant_broken_scale(model: Path, export: Path, _exporter: Exporter) -> bool:
     """Int8 in which one layer's scales are a tenth too large."""
-    if not (export / INT8_FILE).exists():
-        return False
+    for item in read_info(export).models:
+        if item.precision == "int8" and item.kind == "torchscript":
+            _break_torchscript(model, export / item.files[0])
+        elif item.precision == "int8":
+            _break_onnx(export / item.files[0])
+    return any(item.precision == "int8" for item in read_info(export).models)
+
+
+def _break_onnx(path: Path) -> None:
+    content = onnx.load(str(path))
+    scale = next(item for item in content.graph.initializer if item.name.endswith("_scale"))
+    broken = onnx.numpy_helper.to_array(scale) * np.float32(1.1)
+    scale.CopyFrom(onnx.numpy_helper.from_array(broken, scale.name))
+    onnx.save(content, str(path))
+
+
+def _break_torchscript(model: Path, path: Path) -> None:
     with int8_kernels():
         network = quantized(load_model(model).model)
         layer = network.get_submodule("encoder.encoders.0.feed_forward.w_1")
@@ -85,8 +115,7 @@ def plant_broken_scale(model: Path, export: Path, _exporter: Exporter) -> bool:
             weight.q_per_channel_axis(),
         )
         layer._packed_params.set_weight_bias(broken, bias)
-        (export / INT8_FILE).write_bytes(script(network))
-    return True
+        path.write_bytes(script(network))
 
 
 DEFECTS: dict[str, Callable[[Path, Path, Exporter], bool]] = {

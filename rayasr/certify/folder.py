@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rayasr.checkpoint import LoadedModel
-from rayasr.errors import CheckpointError, ConfigError
+from rayasr.errors import CheckpointError
 from rayasr.export.info import CERTIFICATE_FILE, ExportedModel, ExportInfo
+from rayasr.export.onnx_networks import read_metadata
+from rayasr.export.onnx_runtimes import TOKENS_FILE
 from rayasr.tokenizer import UNITS_FILE, Tokenizer
-
-TOKENS_FILE = "tokens.txt"
-"""units.txt under sherpa-onnx's name."""
 
 
 def describe_files(folder: Path, info: ExportInfo) -> dict[str, dict[str, Any]]:
@@ -52,8 +51,8 @@ def folder_faults(folder: Path, info: ExportInfo, loaded: LoadedModel) -> list[s
     if (folder / UNITS_FILE).exists() and not faults and Tokenizer.load(folder) != loaded.tokenizer:
         faults.append("bpe.model is not the checkpoint's")
     for model in info.models:
-        if model.kind == "wenet_ctc_streaming":
-            faults += _metadata_faults(folder, model)
+        if model.kind in ("wenet_ctc_streaming", "wenet_trio"):
+            faults += _metadata_faults(folder / model.files[0], model)
     return faults
 
 
@@ -69,21 +68,13 @@ def _unit_faults(path: Path, tokenizer: Tokenizer) -> list[str]:
     return []
 
 
-def _metadata_faults(folder: Path, model: ExportedModel) -> list[str]:
-    """Contexts that an ONNX file promises sherpa-onnx and export.json does not."""
-    try:
-        import onnx
-    except ImportError as error:
-        raise ConfigError(
-            "onnx is not installed, which reads ONNX files; pip install 'rayasr[onnx]'"
-        ) from error
-    path = folder / model.files[0]
-    content = onnx.load_model(path, load_external_data=False)
-    metadata = {item.key: item.value for item in content.metadata_props}
+def _metadata_faults(path: Path, model: ExportedModel) -> list[str]:
+    """Contexts that an ONNX file tells its runtime and export.json does not."""
+    facts = read_metadata(path)
     return [
-        f"{path.name} says {key} {metadata.get(key)} where export.json says {wanted}"
-        for key in ("chunk_size", "left_chunks")
-        if metadata.get(key) != str(wanted := getattr(model, key))
+        f"{path.name} says {name} {facts.get(name)} where export.json says {wanted}"
+        for name, wanted in (("chunk_size", model.chunk_size), ("left_chunks", model.left_chunks))
+        if facts.get(name) != str(wanted)
     ]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rayasr.config import Mode
 from rayasr.errors import CheckpointError
+from rayasr.export.front_end import mismatch
 from rayasr.export.info import ExportedModel, ExportInfo
 
 SHERPA_KINDS = ("wenet_ctc", "wenet_ctc_streaming")
@@ -72,10 +73,7 @@ def open_runtimes(
 
         return [open_imported(folder, info, model)]
     if model.kind in SHERPA_KINDS or model.kind == "wenet_trio":
-        from rayasr.export.onnx_runtimes import (  # type: ignore[import-not-found, unused-ignore]
-            OnnxRuntime,
-            SherpaRuntime,
-        )
+        from rayasr.export.onnx_runtimes import OnnxRuntime, SherpaRuntime
 
         opened: list[Runtime] = [OnnxRuntime(folder, info, model)]
         if model.kind in SHERPA_KINDS and (force or not refused_runtimes(info)):
@@ -89,10 +87,6 @@ def open_runtimes(
 
 def refused_runtimes(info: ExportInfo) -> tuple[str, ...]:
     """Runtimes that would run the export on features that its model was not trained on."""
+    reason = mismatch(info.features, "sherpa")
     models = [model.name for model in info.models if model.kind in SHERPA_KINDS]
-    if not models or "sherpa" in info.features.runtimes:
-        return ()
-    return (
-        f"sherpa-onnx on {', '.join(models)}: it computes other features than the model was "
-        "trained on (features.contract sherpa); --force tries it",
-    )
+    return (f"{', '.join(models)}: {reason}",) if models and reason else ()

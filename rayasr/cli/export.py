@@ -45,12 +45,13 @@ def export(
     chunk_size: Annotated[
         int | None,
         typer.Option(
-            "--chunk-size", min=1, help="Encoder frames per chunk of ONNX's streaming models. [16]"
+            "--chunk-size",
+            help="Encoder frames per chunk of ONNX's streaming files; -1: no such files. [16]",
         ),
     ] = None,
     left_chunks: Annotated[
         int | None,
-        typer.Option("--left-chunks", min=0, help="Chunks of history that they keep. [4]"),
+        typer.Option("--left-chunks", help="Chunks of history that they keep; -1: all. [4]"),
     ] = None,
     store: Annotated[
         Path | None,
@@ -142,12 +143,9 @@ def _check(format_name: str, given: dict[str, Any]) -> None:
 def _export(format_name: str, run: Path, out: Path, given: dict[str, Any]) -> "ExportReport":
     """Write the files of a format; raises what its exporter raises."""
     if format_name == "onnx":
-        from rayasr.export.onnx import (  # type: ignore[import-not-found, unused-ignore]
-            export_onnx,
-        )
+        from rayasr.export.onnx import export_onnx
 
-        report: ExportReport = export_onnx(run, out, **given)
-        return report
+        return export_onnx(run, out, **given)
     if format_name == "wenet":
         from rayasr.wenet.exporting import export_wenet
 

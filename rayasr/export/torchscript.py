@@ -23,8 +23,8 @@ from rayasr.data.batch_plan import fixed_batches
 from rayasr.data.store import Store
 from rayasr.decode.recognizer import Recognizer
 from rayasr.errors import CheckpointError, ConfigError, DataError
+from rayasr.export.front_end import mismatch
 from rayasr.export.info import (
-    INFO_FILE,
     ExportedModel,
     ExportInfo,
     ExportReport,
@@ -210,15 +210,11 @@ def run_chunks(module: Any, features: Tensor, chunk_size: int) -> Tensor:
 
 def _check_front_end(loaded: LoadedModel, force: bool, notes: Callable[[str], None]) -> None:
     """Raises ConfigError where WeNet's runtime would feed the model with other features."""
-    if "wenet" in loaded.recipe.features.runtimes:
-        return
-    what = f"WeNet's runtime computes other features than {loaded.path} was trained on"
-    if not force:
-        raise ConfigError(
-            f"{what}; train with features.contract wenet, or --force an export for torch.jit with "
-            "features of your own"
-        )
-    notes(f"{what}; the export is for torch.jit with the features of its {INFO_FILE}")
+    reason = mismatch(loaded.recipe.features, "wenet")
+    if reason and not force:
+        raise ConfigError(f"TorchScript for WeNet's runtime: {reason}")
+    if reason:
+        notes(f"the export is for torch.jit on features of your own: {reason}")
 
 
 def _share_tables(model: U2Model) -> None:
