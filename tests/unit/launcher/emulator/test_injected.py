@@ -131,7 +131,7 @@ def test_there_is_no_capacity_once(rehearsal: Rehearsal) -> None:
 
 
 def test_names_come_late(rehearsal: Rehearsal) -> None:
-    inject(rehearsal, "slow-names@0.2s")
+    inject(rehearsal, "slow-names@2s")
     script = (
         "place = Path(os.environ['RAYASR_HOST_ADDRESSES'].removeprefix('@'))\n"
         "print(place.exists(), flush=True)\n"
