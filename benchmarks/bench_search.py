@@ -1,10 +1,12 @@
-"""CTC search against the encoder's own time, WeNet's trained U2++ of ../shared/parity, batch 1.
+"""Search against the encoder's own time, WeNet's trained U2++ of ../shared/parity, batch 1.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/bench_search.py
-Prints CPU seconds per encoder frame of both sides, and their ratio; aim: prefix beam 10 <= 0.2.
+Prints CPU seconds per encoder frame of both sides, and their ratio; aims: prefix beam 10 <= 0.2,
+rescoring <= 0.6. Beside them `transcribe` from the wav files (8 kHz, resampled) to text.
 """
 
 import argparse
+import json
 import statistics
 import sys
 import time
@@ -19,9 +21,12 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from wenet_models import load_wenet  # noqa: E402  (the loader that parity tests use)
 
+from rayasr.config import Mode  # noqa: E402
 from rayasr.decode.attention_search import attention_beam  # noqa: E402
 from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam  # noqa: E402
+from rayasr.decode.recognizer import Decoding, Recognizer  # noqa: E402
 from rayasr.decode.rescoring import score_nbest  # noqa: E402
+from rayasr.decode.transcribe import transcribe  # noqa: E402
 
 
 def cpu_seconds(work: Callable[[], object], repeats: int) -> float:
@@ -42,7 +47,8 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     torch.set_num_threads(1)
     folder = ROOT.parent / "shared" / "parity" / "u2pp_trained"
-    model = load_wenet(folder).model
+    loaded = load_wenet(folder)
+    model = loaded.model
     fixture = np.load(folder / "fixture.npz")
     ends = np.cumsum(fixture["feats_lengths"])[:-1]
     features = [torch.from_numpy(part)[None] for part in np.split(fixture["feats"], ends)]
@@ -54,6 +60,13 @@ def main() -> None:
         for log_probs, lengths in inputs
     ]
     nbests = [ctc_prefix_beam(*item, 10) for item in inputs]
+    corpus = ROOT.parent / "shared" / "data" / "fsdd_aishell" / "data_aishell" / "wav"
+    keys = json.loads((folder / "fixture.json").read_text())["keys"]
+    files = [next(corpus.rglob(f"{key}.wav")) for key in keys]
+    recognizer = Recognizer(loaded, Decoding(ctc_weight=0.3))
+
+    def transcribe_each(mode: Mode) -> list[object]:
+        return [list(transcribe(recognizer, [file], mode, loaded.recipe)) for file in files]
 
     works: dict[str, Callable[[], object]] = {
         "encoder": lambda: [model.encode(f, torch.tensor([f.shape[1]])) for f in features],
@@ -66,6 +79,9 @@ def main() -> None:
             score_nbest(model, nbest, *item) for nbest, item in zip(nbests, encoded, strict=True)
         ],
         "attention beam 10": lambda: [attention_beam(model, *item, 10) for item in encoded],
+        "transcribe, greedy": lambda: transcribe_each("ctc_greedy_search"),
+        "transcribe, prefix beam 10": lambda: transcribe_each("ctc_prefix_beam_search"),
+        "transcribe, rescoring": lambda: transcribe_each("attention_rescoring"),
     }
     base = 0.0
     print(f"{len(features)} utterances, {frames} encoder frames, one thread, median of {repeats}")

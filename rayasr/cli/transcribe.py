@@ -229,11 +229,14 @@ def _last_cells(text: str, width: int) -> str:
 def _show_stats(file: Path, stats: "StreamStats", as_json: bool) -> None:
     import json
     import resource
+    import sys
 
     from rayasr.logs import note
 
     factor = stats.compute_s / stats.audio_s if stats.audio_s else 0.0
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # of all that is loaded
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if sys.platform == "darwin":  # where it is in bytes
+        peak_mb /= 1024
     if as_json:
         first = None if stats.first_text_s is None else round(stats.first_text_s, 3)
         values = {

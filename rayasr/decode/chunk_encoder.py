@@ -1,14 +1,13 @@
 """An encoder run chunk by chunk over features that come in pieces, equal to the chunk mask."""
 
-from collections import deque
 from typing import Any
 
 import torch
 from torch import Tensor
 
-WARM_UP_FRAMES = 16
-"""Encoder frames that are heard again after a restart: the first ones of a sequence hear nothing
-before them, which costs errors where somebody is speaking."""
+WARM_UP_FRAMES = 4
+"""Encoder frames that are heard again after a restart: without any, speech at the very beginning of
+a sequence is missed; with many, models that know utterances without a pause before them err."""
 
 
 class ChunkEncoder:
@@ -26,7 +25,7 @@ class ChunkEncoder:
         self._cache_size = -1 if left_chunks < 0 else chunk_size * left_chunks
         self._features: list[Tensor] = []
         self._num_features = 0
-        self._past: deque[Tensor] = deque(maxlen=-(-WARM_UP_FRAMES // chunk_size))  # last windows
+        self._past: list[Tensor] = []  # what is heard again
         self.restart()
 
     @property
@@ -35,11 +34,12 @@ class ChunkEncoder:
         return self._context + 1 - self._rate
 
     def restart(self) -> None:
-        """Begin a new sequence, as short as those of training, with the last chunks heard again."""
+        """Begin a new sequence, as short as those of training, with the last frames heard again."""
         self._offset = 0
         self._att_cache = self._cnn_cache = torch.zeros(0, 0, 0, 0)
-        for window in self._past:
-            self._forward(window)
+        if self._past:
+            past, ahead = torch.cat(self._past), torch.cat(self._features)[: self.lookahead]
+            self._forward(torch.cat([past, ahead]))
 
     def push(self, features: Tensor) -> None:
         """Take in the next fbank frames (T, F)."""
@@ -53,7 +53,8 @@ class ChunkEncoder:
             return None
         features = torch.cat(self._features)
         self._features, self._num_features = [features[self._step :]], len(features) - self._step
-        self._past.append(features[:size])
+        past = torch.cat([*self._past, features[: self._step]])
+        self._past = [past[-WARM_UP_FRAMES * self._rate :]]
         return self._forward(features[:size])
 
     def rest(self) -> Tensor | None:

@@ -162,15 +162,16 @@ class StreamingRecognizer:
     def _final(self) -> list[Event]:
         """The segment's final result, if anything was said."""
         nbest = self._segment.search.nbest()
-        if self._mode == "attention_rescoring" and any(item.units for item in nbest):
+        if not nbest[0].units and not self._segment.said:
+            return []
+        if self._mode == "attention_rescoring":
             frames = torch.cat(self._segment.frames)[None]  # (1, T', D)
             lengths = torch.tensor([frames.shape[1]], device=self._device)
             (scored,) = score_nbest(self._model, [nbest], frames, lengths)
             weights = self._decoding.ctc_weight, self._decoding.reverse_weight
             nbest = scored.ranked(*weights, self._decoding.nbest)
         readings = self._readings(nbest)
-        is_empty = not nbest[0].units
-        return [] if is_empty else [Event("final", *self._span(), readings, readings[0].text)]
+        return [Event("final", *self._span(), readings, readings[0].text)]
 
     def _readings(self, nbest: list[Hypothesis]) -> tuple[Reading, ...]:
         start_s, frame_s = self._segment.start_s, self.recognizer.frame_s
