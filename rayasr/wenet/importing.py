@@ -22,8 +22,7 @@ from rayasr.wenet.train_yaml import CMVN_FILE, WEIGHTS_FILE, YAML_FILE, recipe_f
 from rayasr.wenet.units import read_tokenizer, with_units
 from rayasr.wenet.weights import read_weights
 
-Floats = npt.NDArray[np.float64]
-
+_Floats = npt.NDArray[np.float64]
 _MEAN, _ISTD = "encoder.global_cmvn.mean", "encoder.global_cmvn.istd"
 _OUTPUT_LAYER = "ctc.ctc_lo.weight"
 
@@ -41,9 +40,10 @@ def import_wenet(
     settings = read_train_yaml(source / YAML_FILE)
     recipe = recipe_from_wenet(settings, str(source / YAML_FILE), notes=notes)
     weights = read_weights(source / WEIGHTS_FILE, notes)
-    if _OUTPUT_LAYER not in weights:
+    if _OUTPUT_LAYER not in weights or weights[_OUTPUT_LAYER].dim() != 2:
         raise CheckpointError(
-            f"{source / WEIGHTS_FILE} has no {_OUTPUT_LAYER}; is it a CTC and attention model?"
+            f"{source / WEIGHTS_FILE} has no matrix {_OUTPUT_LAYER}; is it a CTC and attention "
+            "model?"
         )
     tokenizer = read_tokenizer(source, settings, len(weights[_OUTPUT_LAYER]), notes)
     recipe = with_units(recipe, tokenizer)
@@ -73,6 +73,12 @@ def import_recipe(
     if target.exists():
         raise ConfigError(f"{target} is there already; choose another --out")
     recipe = recipe_from_wenet(read_train_yaml(path), str(path), notes=notes)
+    batch = recipe.batch
+    if batch.static_utterances is not None:
+        notes(
+            f"a step is {batch.micro_batches} x {batch.static_utterances} utterances, as on one of "
+            "WeNet's GPUs; multiply batch.micro_batches by the number of GPUs it was meant for"
+        )
     storage.write_atomic(target, f"# From WeNet's {path}.\n{dump_recipe(recipe)}")
     return recipe
 
@@ -132,12 +138,12 @@ def _statistics(path: Path) -> CmvnStats | None:
     return stats if stats.frames > 0 else None
 
 
-def _near(given: npt.NDArray[Any], ours: Floats) -> bool:
+def _near(given: npt.NDArray[Any], ours: _Floats) -> bool:
     """Whether values are the same but for rounding, as an average of checkpoints rounds them."""
     return given.shape == ours.shape and bool(np.allclose(given, ours))
 
 
-def _as_statistics(mean: Floats, istd: Floats) -> CmvnStats:
+def _as_statistics(mean: _Floats, istd: _Floats) -> CmvnStats:
     """Sums over one frame, so that mean and deviation are these (F,)."""
     return CmvnStats(mean, mean * mean + 1.0 / (istd * istd), 1)
 

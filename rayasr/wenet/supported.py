@@ -52,8 +52,7 @@ SUPPORTED: dict[str, tuple[Any, ...]] = {
         "head_dim": (None,),
     }.items()
 }
-"""Values of settings that decide what a model computes; the first is WeNet's default, but for the
-encoder's and the decoder's kind, which WeNet also takes to be these."""
+"""Values of settings that decide what a model computes; the first is WeNet's default."""
 
 ACTIVATIONS = {"conformer": "swish", "transformer": "relu"}
 POSITIONS = {
@@ -151,7 +150,7 @@ def positions(values: Mapping[str, Any], source: str) -> str:
         lookup(values, "encoder_conf.pos_enc_layer_type", own[0][1]),
         lookup(values, "encoder_conf.selfattention_layer_type", own[0][2]),
     )
-    if found not in POSITIONS:
+    if found not in list(POSITIONS):  # a list, for what is found need not be hashable
         pairs = " or ".join(f"{pos_enc} with {attention}" for _, pos_enc, attention in own)
         raise ConfigError(
             f"{source}: encoder_conf.pos_enc_layer_type {found[1]!r} with selfattention_layer_type "

@@ -157,6 +157,11 @@ def wenet_from_recipe(recipe: Recipe, tokenizer: Tokenizer) -> dict[str, Any]:
     return values | {"output_dim": tokenizer.vocab_size, "vocab_size": tokenizer.vocab_size}
 
 
+def num_pieces(vocab_size: int) -> int:
+    """Units that are pieces of BPE: all but `<blank>`, `<unk>` and `<sos/eos>`."""
+    return max(20, vocab_size - 3)  # the least that a recipe allows
+
+
 class _Reader:
     """Looks settings up, and knows which ones nobody has asked for."""
 
@@ -202,8 +207,6 @@ def _replace_training_settings(
         _put(recipe, "optim.weight_decay", decay)
     elif decay:
         notes(f"{source}: optim_conf.weight_decay {decay} is not supported with adam; 0 is used")
-    if isinstance(recipe["optim"]["warmup_steps"], float):
-        recipe["optim"]["warmup_steps"] = max(1, round(recipe["optim"]["warmup_steps"]))
 
 
 def _read_decoders(recipe: dict[str, Any], reader: _Reader, source: str) -> None:
@@ -225,9 +228,9 @@ def _read_units(recipe: dict[str, Any], reader: _Reader) -> None:
     """What train.yaml tells of text; `importing` knows more, from the units themselves."""
     is_bpe = reader("tokenizer", "char") == "bpe"
     _put(recipe, "units.kind", "bpe" if is_bpe else "char")
-    vocab_size = reader("output_dim", reader("vocab_size", 0))
-    if is_bpe and vocab_size > 23:  # <blank>, <unk> and <sos/eos> are no pieces
-        _put(recipe, "units.bpe_size", vocab_size - 3)
+    vocab_size = reader("output_dim", reader("vocab_size", None))
+    if is_bpe and isinstance(vocab_size, int):
+        _put(recipe, "units.bpe_size", num_pieces(vocab_size))
     third = reader("tokenizer_conf.special_tokens.<eos>", -1) == 2
     _put(recipe, "units.sos_eos", "third" if third else "last")
     _put(recipe, "text.case", "upper" if is_bpe else "keep")  # WeNet's BPE is of capitals

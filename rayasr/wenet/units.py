@@ -11,6 +11,7 @@ from rayasr.errors import CheckpointError
 from rayasr.text import UNKNOWN
 from rayasr.tokenizer import BLANK, BPE_FILE, SOS_EOS, SPACE, UNITS_FILE, Tokenizer, read_units
 from rayasr.wenet.supported import lookup
+from rayasr.wenet.train_yaml import num_pieces
 
 _SPECIAL = re.compile(r"<[^<>]+>")
 
@@ -57,7 +58,9 @@ def with_units(recipe: Recipe, tokenizer: Tokenizer) -> Recipe:
         "spaces": "keep" if spaced else "remove",
     }
     third = tokenizer.sos_eos_id == 2
-    units = {"kind": kind, "sos_eos": "third" if third else "last"}
+    units: dict[str, Any] = {"kind": kind, "sos_eos": "third" if third else "last"}
+    if kind != "char":
+        units["bpe_size"] = num_pieces(tokenizer.vocab_size)
     unit = "mixed" if kind == "mixed" else "word" if spaced else "char"
     return recipe.model_copy(
         update={
@@ -109,8 +112,9 @@ def _find_bpe(folder: Path, values: Mapping[str, Any]) -> Path | None:
         return None
     named = lookup(values, "tokenizer_conf.bpe_path")
     name = BPE_FILE if named is None else PurePosixPath(str(named)).name
-    models = sorted(folder.glob("*.model"))
-    for path in (folder / name, folder / f"{name}.model", folder / BPE_FILE, *models[:1]):
+    models = list(folder.glob("*.model"))
+    alone = models if len(models) == 1 else []
+    for path in (folder / name, folder / f"{name}.model", folder / BPE_FILE, *alone):
         if path.is_file():
             return path
     if tokenizer == "bpe":

@@ -167,7 +167,8 @@ def test_files_that_hold_no_weights(tmp_path: Path) -> None:
         ([1, 2], "holds no state dict but list"),
         ({}, "holds no state dict"),
         ({"model0": random_weights(), "step": 3}, r"\(model0, step\), as deepspeed's"),
-        ({"encoder.weight": torch.ones(2)}, "has no ctc.ctc_lo.weight"),
+        ({"encoder.weight": torch.ones(2)}, r"has no matrix ctc\.ctc_lo\.weight"),
+        ({"ctc.ctc_lo.weight": torch.ones(())}, r"has no matrix ctc\.ctc_lo\.weight"),
     )
     for value, message in values:
         torch.save(value, source / "final.pt")
@@ -276,6 +277,7 @@ def test_bpe_model_is_found_or_asked_for(tmp_path: Path) -> None:
     loaded = load_model(model)
     assert loaded.tokenizer == bpe
     assert (loaded.recipe.text.case, loaded.recipe.decode.unit) == ("upper", "word")
+    assert loaded.recipe.units.bpe_size == 20
     report = export_wenet(model, tmp_path / "out", notes=quiet)
     assert "bpe.model" in report.sizes
     again = import_wenet(tmp_path / "out", tmp_path / "again", notes=quiet)

@@ -235,6 +235,7 @@ def test_u2_fixtures(shared: Path, name: str, encoder: dict[str, Any]) -> None:
         ("encoder_conf", ["a"], "encoder_conf must be a mapping"),
         ("dataset_conf.fbank_conf", 3, "fbank_conf must be a mapping"),
         ("dataset_conf.filter_conf.max_length", "long", "filter_conf holds 'long'"),
+        ("encoder_conf.pos_enc_layer_type", ["a"], r"pos_enc_layer_type \['a'\]"),
     ],
 )
 def test_what_we_cannot_be_faithful_to_is_named(key: str, value: Any, named: str) -> None:
@@ -319,8 +320,10 @@ def test_a_convolution_that_hears_padding_is_said() -> None:
 def test_recipe_of_a_yaml_alone(tmp_path: Path) -> None:
     source, out = tmp_path / "train.yaml", tmp_path / "recipe.yaml"
     source.write_text(yaml.safe_dump(published("u2pp_conformer")))
-    recipe = import_recipe(source, out, notes=lambda _: None)
+    notes: list[str] = []
+    recipe = import_recipe(source, out, notes=notes.append)
     assert load_recipe(out) == recipe
+    assert notes[-1].startswith("a step is 1 x 16 utterances, as on one of WeNet's GPUs")
     with pytest.raises(ConfigError, match="is there already"):
         import_recipe(tmp_path, out)
     for content, message in ((b"a: [", "not valid YAML"), (b"- 1", "mapping"), (b"\xff", "UTF-8")):
