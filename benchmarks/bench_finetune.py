@@ -77,8 +77,8 @@ TASKS = {
         },
         space=" ",
         rate=16000,
-        sentences={"train": 6, "dev": 2, "test": 6},
-        settings=("optim.lr=0.0005", "optim.warmup_steps=100", "train.epochs=10"),
+        sentences={"train": 12, "dev": 2, "test": 6},
+        settings=("optim.lr=0.0005", "optim.warmup_steps=100", "train.epochs=16"),
     ),
 }
 

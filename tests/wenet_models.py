@@ -1,5 +1,6 @@
 """WeNet's models of ../shared/parity as ours, imported as a user would, and made-up ones."""
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -101,3 +102,28 @@ def write_wenet(
 def tokenizer() -> Tokenizer:
     """Of UNITS."""
     return Tokenizer(UNITS)
+
+
+def read_state(folder: Path) -> dict[str, Tensor]:
+    """All that a WeNet folder's final.pt holds."""
+    return dict(torch.load(folder / "final.pt", weights_only=True))
+
+
+def quiet(_: str) -> None:
+    """For notes that a test does not read."""
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested settings with some of them changed."""
+    result = deepcopy(values)
+    for key, value in changes.items():
+        inside = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merged(result[key], value) if inside else value
+    return result
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """TRAIN_YAML with one dotted key changed."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return merged(TRAIN_YAML, value)

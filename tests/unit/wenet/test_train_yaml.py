@@ -1,6 +1,5 @@
 """Each setting of WeNet under our name, refused by name where we cannot be faithful, and back."""
 
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from rayasr.config import Recipe, load_recipe
 from rayasr.errors import ConfigError
 from rayasr.wenet.importing import import_recipe
 from rayasr.wenet.train_yaml import recipe_from_wenet, wenet_from_recipe
-from tests.wenet_models import TRAIN_YAML, read_recipe, tokenizer
+from tests.wenet_models import TRAIN_YAML, changed, merged, read_recipe, tokenizer
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 COMMON = """
@@ -95,21 +94,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 """What the four yamls of examples/aishell/s0/conf say besides COMMON."""
-
-
-def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = deepcopy(values)
-    for key, value in changes.items():
-        inside = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merged(result[key], value) if inside else value
-    return result
-
-
-def changed(key: str, value: Any) -> dict[str, Any]:
-    """TRAIN_YAML with one dotted key changed."""
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return merged(TRAIN_YAML, value)
 
 
 def published(name: str) -> dict[str, Any]:
