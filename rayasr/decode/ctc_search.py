@@ -83,18 +83,17 @@ class PrefixSearch:
         self._trie: dict[tuple[int, int], int] = {}  # (node, unit) -> node of the longer prefix
         # WeNet starts the best path that ends in a unit at 0 too: it decides between equal paths.
         self._beam: list[_Prefix] = [(0.0, 0, 0.0, -inf, 0.0, 0.0, (), (), 0, -1, -1)]
-        self._units: list[list[int]] = []  # (T, k) of all frames so far, best first in each
-        self._values: list[list[float]] = []
+        self._values: list[dict[int, float]] = []  # of the best units of each frame so far
 
     def advance(self, log_probs: Tensor) -> None:
         """Take in the next frames: log-probabilities (T, V)."""
         top = log_probs.detach().topk(min(self._beam_size, log_probs.shape[1]), dim=1)
-        frame = len(self._units)
-        self._units += top.indices.tolist()
-        self._values += top.values.tolist()
         beam, trie, size = self._beam, self._trie, self._beam_size
-        for t in range(frame, len(self._units)):
-            beam = _advance(beam, t, self._units[t], self._values[t], size, trie)
+        rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        for frame, (units, values) in enumerate(rows, len(self._values)):
+            value_of = dict(zip(units, values))  # noqa: B905  # strict= costs a tenth of this search
+            beam = _advance(beam, frame, units, value_of, size, trie)
+            self._values.append(value_of)
         self._beam = beam
 
     def nbest(self) -> list[Hypothesis]:
@@ -122,15 +121,12 @@ class PrefixSearch:
         `peaks` keeps those of (unit, start, end), for the prefixes have most of them in common.
         """
         found, start = [], 0
-        for span in zip(units, ends, strict=False):  # a prefix without a path has no times
-            unit, end = span
+        for unit, end in zip(units, ends, strict=False):  # a prefix without a path has no times
             key = unit, start, end
             peak = peaks.get(key)
             if peak is None:
-                frames = range(start, end + 1)
-                there = [t for t in frames if unit in self._units[t]]
-                values = (self._values[t][self._units[t].index(unit)] for t in there)
-                peak = peaks[key] = exp(max(values, default=-inf))
+                frames = self._values[start : end + 1]
+                peak = peaks[key] = exp(max([values.get(unit, -inf) for values in frames]))
             found.append(peak)
             start = end + 1
         return tuple(found)
@@ -169,7 +165,7 @@ def _advance(
     beam: list[_Prefix],
     frame: int,
     units: list[int],
-    values: list[float],
+    value_of: dict[int, float],
     beam_size: int,
     trie: dict[tuple[int, int], int],
 ) -> list[_Prefix]:
@@ -181,11 +177,11 @@ def _advance(
     where the stays alone fill the beam: extensions are tried by falling unit and falling prefix
     until there.
     """
-    kept, worst = _stays(beam, frame, units, values, beam_size)
+    kept, worst = _stays(beam, frame, units, value_of, beam_size)
     best_total = beam[0][0]
     nodes: set[int] = set()
     for rank, unit in enumerate(units):
-        value = values[rank]
+        value = value_of[unit]
         if best_total + value < worst:
             break
         if unit == BLANK:
@@ -218,7 +214,7 @@ def _advance(
 
 
 def _stays(
-    beam: list[_Prefix], frame: int, units: list[int], values: list[float], beam_size: int
+    beam: list[_Prefix], frame: int, units: list[int], value_of: dict[int, float], beam_size: int
 ) -> tuple[list[_Prefix], float]:
     """The prefixes that blank or their last unit, if among this frame's best, leaves as they are.
 
@@ -226,7 +222,6 @@ def _stays(
     total, or -inf where the beam has room for more. Written out in one piece: this runs for each
     prefix in each frame, and calls would double its cost.
     """
-    value_of = dict(zip(units, values))  # noqa: B905  # strict= costs a tenth of this search
     blank_value = value_of.get(BLANK, -inf)
     blank_first, blank_stays = units[0] == BLANK, BLANK in value_of
     places = {prefix[8]: place for place, prefix in enumerate(beam)}
