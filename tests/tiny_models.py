@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from rayasr.checkpoint import cmvn_tensors, save_model
 from rayasr.config import parse_recipe
 from rayasr.data.cmvn import CmvnStats
+from rayasr.data.fbank import Fbank
 from rayasr.model.u2 import build_model
 from rayasr.tokenizer import Tokenizer
 
@@ -18,7 +18,7 @@ UNITS = ["<blank>", "<unk>", *"零一二三四五六七八九", "▁", "<sos/eos
 
 
 def save_tiny_model(folder: Path, features: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """A model folder sure enough of its units that hypotheses differ; `encoder__kind="…"`."""
+    """A model folder that hears many units in `loud_noise`; `encoder__kind="…"`."""
     sections: dict[str, dict[str, Any]] = {
         "encoder": {
             "output_size": 16,
@@ -39,8 +39,8 @@ def save_tiny_model(folder: Path, features: dict[str, Any] | None = None, **chan
             "model": sections,
         }
     )
-    rng = np.random.default_rng(0)
-    cmvn = CmvnStats.zeros(MEL).add(rng.normal(12.0, 2.0, (500, MEL)))
+    heard = Fbank(recipe.features)(loud_noise(20.0))
+    cmvn = CmvnStats.zeros(MEL).add(heard.numpy())
     tokenizer = Tokenizer(UNITS)
     torch.manual_seed(0)
     model = build_model(
@@ -50,8 +50,11 @@ def save_tiny_model(folder: Path, features: dict[str, Any] | None = None, **chan
         sos_eos_id=tokenizer.sos_eos_id,
         cmvn=cmvn_tensors(cmvn),
     )
-    with torch.no_grad():
-        model.ctc.ctc_lo.weight *= 4.0
+    with torch.no_grad():  # each unit as likely as the others
+        model.ctc.ctc_lo.weight *= 8.0
+        encoder_out, _ = model.eval().encode(heard[None], torch.tensor([len(heard)]))
+        model.ctc.ctc_lo.bias -= model.ctc(encoder_out)[0].mean(0)
+        model.ctc.ctc_lo.bias[tokenizer.sos_eos_id] -= 1000.0  # which CTC is never trained on
     return save_model(folder / "model", model.state_dict(), recipe, tokenizer, cmvn)
 
 

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from rayasr.config import DECODE_MODES, Recipe, dump_recipe, load_recipe, parse_recipe
+from rayasr.config import (
+    DECODE_MODES,
+    FeatureConfig,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+    parse_features,
+    parse_recipe,
+)
 from rayasr.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -80,9 +88,43 @@ def test_modes_are_the_ones_that_can_be_decoded() -> None:
     assert set(Recipe().decode.modes) <= set(DECODE_MODES)
 
 
+def test_a_contract_is_short_for_a_runtimes_front_end() -> None:
+    sherpa = parse_features({"contract": "sherpa", "sample_rate": 8000})
+    assert (sherpa.snip_edges, sherpa.high_freq, sherpa.noise_floor) == (False, -400.0, 1.0)
+    spelled = {"snip_edges": False, "high_freq": 7600.0, "noise_floor": 1}
+    assert parse_features(spelled).front_end == sherpa.front_end == "sherpa"
+    assert parse_features({"contract": "sherpa"} | spelled | {"high_freq": -400}).front_end
+    assert parse_features({"contract": "wenet"}) == FeatureConfig()
+    assert FeatureConfig().front_end == "wenet"
+    for own in ({"window": "hamming"}, {"snip_edges": False}, {"noise_floor": 1.0}):
+        assert parse_features(own).front_end is None
+        assert parse_features(own).describe_front_end().startswith("that of rayasr alone; ")
+    assert sherpa.describe_front_end() == (
+        "that of sherpa-onnx; from audio WeNet's runtime would hear something else"
+    )
+
+
+def test_a_contract_leaves_digests_and_files_as_they_were() -> None:
+    recipe = parse_recipe({"features": {"contract": "wenet"}})
+    assert recipe.store_digest == Recipe().store_digest == "8cbd8d1ea30a22d1"
+    assert not {"contract", "noise_floor"} & recipe.features.model_dump().keys()
+    sherpa = parse_recipe({"features": {"contract": "sherpa"}})
+    assert "contract" not in sherpa.features.model_dump()
+    assert parse_recipe(sherpa.model_dump(mode="json")) == sherpa
+    assert sherpa.store_digest != recipe.store_digest
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"features": {"contract": "sherpa", "snip_edges": True}}, "means features.snip_edges"),
+        (
+            {"features": {"contract": "wenet", "window": "hamming"}},
+            'found "hamming"; leave out one',
+        ),
+        ({"features": {"contract": "kaldi"}}, "features.contract: .*'wenet' or 'sherpa'"),
+        ({"features": {"contract": ["wenet"]}}, "features.contract: .*'wenet' or 'sherpa'"),
+        ({"features": {"noise_floor": -1}}, r"features.noise_floor: .*greater than or equal to 0"),
         ({"corpora": [{"path": "x", "weight": inf}]}, r"corpora.0.weight: .*finite"),
         ({"features": {"frame_length_ms": 0}}, r"features.frame_length_ms: .*greater than 0"),
         ({"features": {"frame_shift_ms": -1}}, r"features.frame_shift_ms: .*greater than 0"),

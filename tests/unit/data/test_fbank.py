@@ -12,6 +12,7 @@ from rayasr.data import fbank as fbank_module
 from rayasr.data.fbank import (
     Fbank,
     analysis_window,
+    energy_floor,
     load_torchaudio_kaldi,
     mel_banks,
     num_frames,
@@ -149,6 +150,22 @@ def test_frame_counts(snip_edges):
 def test_silence_is_floored():
     features = Fbank(FeatureConfig())(torch.zeros(1600))
     torch.testing.assert_close(features, torch.full_like(features, np.log(2.0**-23)))
+
+
+@pytest.mark.parametrize("backend", ["rayasr", "torchaudio"])
+@pytest.mark.parametrize("rate", [8000, 16000])
+def test_noise_floor_is_the_energy_of_noise(rate, backend):
+    plain = FeatureConfig(sample_rate=rate, num_mel_bins=40, snip_edges=False, high_freq=-400.0)
+    config = plain.model_copy(update={"noise_floor": 3.0, "backend": backend})
+    floor = energy_floor(config).log()
+    heard = Fbank(plain)(torch.zeros(20 * rate), dither=3.0)
+    torch.testing.assert_close(floor, heard.double().exp().mean(0).log().float(), atol=0.1, rtol=0)
+    silence = Fbank(config)(torch.zeros(rate))
+    torch.testing.assert_close(silence, floor.expand_as(silence))
+    mixed = noise(rate) * torch.linspace(0.0, 0.01, rate)
+    expected = torch.maximum(Fbank(plain)(mixed), floor)
+    assert (expected == floor).any()
+    torch.testing.assert_close(Fbank(config)(mixed), expected, atol=1e-3, rtol=0)
 
 
 def test_a_batch_is_its_members():

@@ -28,13 +28,16 @@ MODELS: dict[str, dict[str, Any]] = {
     "u2pp_conformer": {"encoder__num_blocks": 2},
     "u2_transformer": {"encoder__kind": "transformer", "decoder__r_num_blocks": 0},
     "subsampling_6": {"encoder__subsampling": 6},
-    "absolute_8": {"encoder__subsampling": 8, "encoder__positions": "absolute"},
+    "absolute_8_batch_norm": {
+        "encoder__subsampling": 8,
+        "encoder__positions": "absolute",
+        "encoder__convolution_norm": "batch_norm",
+    },
     "not_causal": {
         "encoder__causal_convolution": False,
         "encoder__convolution_kernel": 5,
         "encoder__dynamic_chunk": False,
     },
-    "batch_norm": {"encoder__convolution_norm": "batch_norm"},
 }
 SHERPA = {"contract": "sherpa"}
 
