@@ -102,10 +102,12 @@ def test_sherpa_is_tried_on_other_features_only_by_force(exports: Path, corpus: 
     assert {row.runtime for row in found.rows} == {"ONNX Runtime"}
     (reason,) = found.refused
     assert "model-streaming.int8.onnx: sherpa-onnx computes other features" in reason
-    found = certify(exports / "full-onnx", corpus, force=True)
+    found = certify(exports / "full-onnx", corpus, max_loss=20.0, force=True)
     models = {row.model for row in found.rows if row.runtime == "sherpa-onnx"}
     assert models == {f"model{k}{p}.onnx" for k in ("", "-streaming") for p in ("", ".int8")}
     assert found.refused == ()
+    assert {row.runtime for row in found.rows if row.faults} == {"sherpa-onnx"}
+    assert found.advice.startswith("train with features.contract: sherpa")
 
 
 def test_a_changed_file_voids_the_certificate(wenet: Path, certified: Certify) -> None:
