@@ -244,7 +244,7 @@ def _decoder_pairs(
     """Log-probabilities by the checkpoint's decoders and by the file's."""
     units = [[1, 0, 1], [1], []]
     sos = loaded.model.sos_symbol()
-    hyps = torch.tensor([[sos, *row, *[0] * (3 - len(row))] for row in units])
+    hyps = torch.tensor([[sos, *row, *[sos] * (3 - len(row))] for row in units])
     lengths = torch.tensor([len(row) + 1 for row in units])
     wanted = loaded.model.forward_attention_decoder(hyps, lengths, encoder_out, 1.0)
     found = network.decoder_log_probs(units, encoder_out)

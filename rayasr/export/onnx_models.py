@@ -184,7 +184,13 @@ class RescoringDecoder(nn.Module):
     def forward(
         self, hyps: Tensor, hyps_lens: Tensor, encoder_out: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """See `U2Model.forward_attention_decoder`; the runtime weights the two itself."""
+        """See `U2Model.forward_attention_decoder`; the runtime weights the two itself.
+
+        What lies behind a length does not count. (One decoder would not need the lengths, and an
+        input that no graph needs is left out of its file: WeNet's runtime gives three.)
+        """
+        inside = torch.arange(hyps.size(1))[None] < hyps_lens[:, None]
+        hyps = hyps.masked_fill(~inside, self.model.sos_eos_id)
         return self.model.forward_attention_decoder(hyps, hyps_lens, encoder_out, 1.0)
 
 

@@ -165,7 +165,7 @@ class ChunkCalls:
 
     def _windows(self, features: Tensor) -> Iterator[Tensor]:
         """Each chunk's frames, those that it shares with the next one included."""
-        step = self._chunk_size * self._rate if self._chunk_size > 0 else len(features)
+        step = self._chunk_size * self._rate if self._chunk_size > 0 else max(1, len(features))
         for start in range(0, len(features) - self._context, step):
             yield features[start : start + step + self._context + 1 - self._rate]
 
