@@ -1,6 +1,6 @@
 """Tries every model of an export in every runtime that has it, and compares with the checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rayasr import storage
-from rayasr.certify.certificate import Certificate, write_certificate
+from rayasr.certify.certificate import Certificate, Row, write_certificate
 from rayasr.certify.folder import describe_files, folder_faults
 from rayasr.certify.recordings import Recordings
 from rayasr.certify.runtime import refused_runtimes
@@ -51,7 +51,7 @@ def certify(
         rows = tuple(trial.rows(force))
         checkpoint = trial.references()
         faults = tuple(folder_faults(folder, info, loaded))
-        advice = trial.advice(rows) if faults or any(row.faults for row in rows) else ""
+        advice = _advice(trial, info, faults, rows)
     certificate = Certificate(
         folder=str(folder),
         source=str(loaded.path),
@@ -73,6 +73,19 @@ def certify(
     )
     write_certificate(folder, certificate)
     return certificate
+
+
+def _advice(trial: Trial, info: ExportInfo, faults: Sequence[str], rows: Sequence[Row]) -> str:
+    """What to do about a failure, where there is one."""
+    failed = [row for row in rows if row.faults]
+    ours = [row for row in failed if row.front_end == "rayasr"]
+    if not faults and not failed:
+        return ""
+    if not faults and not ours and refused_runtimes(info):
+        return "train with features.contract: sherpa, which is what sherpa-onnx computes"
+    only_int8 = not faults and all(row.precision == "int8" for row in ours)
+    again = f"export {info.source} again; if that fails too, please report it"
+    return (trial.int8_advice() if only_int8 else "") or again
 
 
 def _load_checkpoint(info: ExportInfo, model: str | Path | None) -> LoadedModel:

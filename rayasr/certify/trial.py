@@ -1,7 +1,7 @@
 """One trial of an export: each model in each runtime and context, beside the checkpoint."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from rayasr.certify.int8_advice import Lost, advise
 from rayasr.certify.int8_runtime import Int8Maker
 from rayasr.certify.probe import Drift, Probe, probe_seconds
 from rayasr.certify.recordings import Recordings
-from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes, refused_runtimes
+from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes
 from rayasr.checkpoint import LoadedModel
 from rayasr.config import Mode
 from rayasr.errors import CheckpointError, RayasrError
@@ -71,12 +71,10 @@ class Trial:
             self._reference(self._info.mode, *context)
         return tuple(Reference(*asked, heard.outcome) for asked, heard in self._heard.items())
 
-    def advice(self, rows: Sequence[Row]) -> str:
-        """What to do about a failure."""
+    def int8_advice(self) -> str:
+        """What to leave out of the int8 model that loses most; '' where none loses too much."""
         if not self._lossy:
-            if refused_runtimes(self._info) and _only_sherpa(rows):
-                return "train with features.contract: sherpa, which is what sherpa-onnx computes"
-            return f"export {self._loaded.path} again; if that fails too, please report it"
+            return ""
         row, model, heard = max(self._lossy, key=lambda item: item[0].loss)
         ours = self._reference(row.mode, row.chunk_size, row.left_chunks)
         more = {key: heard.errors[key] - ours.errors[key] for key in heard.texts}
@@ -160,11 +158,6 @@ class Trial:
         factor = round(cpu_s / audio_s, 6)
         outcome = Outcome(round(counts.rate, 4), counts.errors, counts.reference_units, factor)
         return _Heard(texts, errors, outcome)
-
-
-def _only_sherpa(rows: Sequence[Row]) -> bool:
-    """Whether nothing fails but what sherpa-onnx hears."""
-    return all(row.front_end == "sherpa-onnx" for row in rows if row.faults)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """A tiny model, its recordings and its exports, made once."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from rayasr.certify.certificate import Certificate
 from rayasr.certify.certify import certify
@@ -12,10 +13,16 @@ from rayasr.certify.checkpoint_runtime import CheckpointRuntime
 from rayasr.certify.recordings import Recordings
 from rayasr.checkpoint import load_model, save_model
 from rayasr.config import parse_recipe, with_corpora
-from rayasr.export.torchscript import export_torchscript
 from rayasr.tokenizer import Tokenizer
-from tests.export_defects import EXPORTERS
+from tests.export_defects import EXPORTERS, FULL_EXPORTERS
 from tests.factories import DIGITS, make_model, make_tone_corpus, tiny_training_recipe, write_lines
+
+
+@pytest.fixture(autouse=True)
+def _interpreted() -> Iterator[None]:
+    """TorchScript as it stands: compiling for a second costs these tests more than it gives."""
+    with torch.jit.optimized_execution(False):
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +66,12 @@ def _checkpoint(model: Path) -> CheckpointRuntime:
 
 @pytest.fixture(scope="session")
 def exports(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a good export of each format, and of TorchScript with int8."""
+    """A folder with a good export of each format, and full ones that have int8."""
     folder = tmp_path_factory.mktemp("exports")
     for name, exporter in EXPORTERS.items():
         exporter(model, folder / name)
-    export_torchscript(model, folder / "int8", int8=True)
+    for name in ("torchscript", "onnx"):
+        FULL_EXPORTERS[name](model, folder / f"full-{name}")
     return folder
 
 
@@ -73,16 +81,16 @@ def export(request: pytest.FixtureRequest, exports: Path, tmp_path: Path) -> Pat
     return Path(shutil.copytree(exports / request.param, tmp_path / request.param))
 
 
-@pytest.fixture
-def torchscript(exports: Path, tmp_path: Path) -> Path:
-    """A copy of the TorchScript export."""
-    return Path(shutil.copytree(exports / "torchscript", tmp_path / "torchscript"))
+@pytest.fixture(params=["torchscript", "onnx"])
+def full(request: pytest.FixtureRequest, exports: Path, tmp_path: Path) -> Path:
+    """A copy of an export with all the files that its format has, once for each."""
+    return Path(shutil.copytree(exports / f"full-{request.param}", tmp_path / request.param))
 
 
 @pytest.fixture
 def int8(exports: Path, tmp_path: Path) -> Path:
     """A copy of the TorchScript export with int8."""
-    return Path(shutil.copytree(exports / "int8", tmp_path / "int8"))
+    return Path(shutil.copytree(exports / "full-torchscript", tmp_path / "int8"))
 
 
 @pytest.fixture

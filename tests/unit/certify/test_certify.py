@@ -32,14 +32,15 @@ def test_good_export_passes(export: Path, certified: Certify) -> None:
     assert found.advice == ""
     assert read_certificate(export) == found
     found.require_passed(export)
-    float32 = [row for row in found.rows if row.precision == "float32"]
-    assert {(row.chunk_size, row.left_chunks) for row in float32} == {(-1, -1), (16, 4)}
-    for row in float32:
+    contexts = {"torchscript": {(-1, -1), (16, 4)}, "wenet": {(-1, -1), (16, 4)}, "onnx": {(16, 4)}}
+    assert {(row.chunk_size, row.left_chunks) for row in found.rows} == contexts[export.name]
+    for row in found.rows:
         assert row.agreeing == row.utterances == 5
         assert row.outcome.errors == row.checkpoint.errors
         assert row.largest_difference is not None
         assert row.largest_difference < 1e-4
-    assert float32[0].outcome.errors == 0  # the references are what the model hears
+    # the references are what the model hears in full context
+    assert all(row.outcome.errors == 0 for row in found.rows if row.chunk_size < 0)
 
 
 @pytest.mark.parametrize("name", EXPORTERS)
@@ -52,25 +53,34 @@ def test_wrong_cmvn_is_caught(name: str, model: Path, tmp_path: Path, certified:
 def test_swapped_units_are_caught(model: Path, export: Path, certified: Certify) -> None:
     assert plant_swapped_units(model, export, export_torchscript)
     found = certified(export)
-    assert found.faults == ("units.txt line 5: '二 4' where the checkpoint has '一'",)
+    assert found.faults[0] == "units.txt line 5: '二 4' where the checkpoint has '一'"
     assert all("loses" in row.faults[0] for row in found.rows)
 
 
-def test_wrong_left_chunks_are_caught(model: Path, torchscript: Path, certified: Certify) -> None:
-    assert plant_wrong_left_chunks(model, torchscript, export_torchscript)
-    rows = certified(torchscript).rows
-    faults = {(row.model, row.chunk_size): row.faults for row in rows}
-    assert faults["final.zip", 16] == ("behaves as in chunk 16, left 1",)
-    assert faults["final.zip", -1] == ()
-    # No utterance is long enough to show it: these tones are said as the checkpoint says them.
-    assert all(row.agreeing == row.utterances for row in rows)
+def test_wrong_left_chunks_are_caught(model: Path, full: Path, certified: Certify) -> None:
+    assert plant_wrong_left_chunks(model, full, export_torchscript)
+    found = certified(full)
+    faults = {(row.model, row.chunk_size): row.faults for row in found.rows}
+    behaviour = "behaves as in chunk 16, left 1"
+    if full.name == "torchscript":
+        assert faults["final.zip", 16] == (behaviour,)
+        assert faults["final_quant.zip", 16][0] == behaviour
+        assert faults["final.zip", -1] == ()
+    else:
+        wrong = "says left_chunks 1 where export.json says 4"
+        files = ("model-streaming.onnx", "model-streaming.int8.onnx", "encoder.onnx")
+        assert found.faults == tuple(f"{name} {wrong}" for name in files)
+        assert faults["encoder.onnx", 16] == (behaviour,)  # it reads what the file says
+    # No tone is long enough to show it in what is heard.
+    float32 = [row for row in found.rows if row.precision == "float32"]
+    assert all(row.agreeing == row.utterances for row in float32)
 
 
-def test_broken_scale_is_caught(model: Path, int8: Path, certified: Certify) -> None:
-    assert plant_broken_scale(model, int8, export_torchscript)
-    rows = certified(int8).rows
-    assert {row.model for row in rows if row.faults} == {"final_quant.zip"}
-    assert "other log-probabilities than int8 made anew" in rows[-1].faults[0]
+def test_broken_scale_is_caught(model: Path, full: Path, certified: Certify) -> None:
+    assert plant_broken_scale(model, full, export_torchscript)
+    for row in certified(full).rows:
+        wrong = [fault for fault in row.faults if "than int8 made anew" in fault]
+        assert len(wrong) == (row.precision == "int8"), row
 
 
 def test_too_many_errors_fail_and_name_the_layers(int8: Path, corpus: Path) -> None:
@@ -85,6 +95,19 @@ def test_too_many_errors_fail_and_name_the_layers(int8: Path, corpus: Path) -> N
     assert values["verdict"] == "failed"
     with pytest.raises(CheckpointError, match=r"failed its certificate: final_quant\.zip in torch"):
         found.require_passed(int8)
+
+
+def test_sherpa_is_tried_on_other_features_only_by_force(exports: Path, corpus: Path) -> None:
+    found = certify(exports / "full-onnx", corpus)
+    assert {row.runtime for row in found.rows} == {"ONNX Runtime"}
+    (reason,) = found.refused
+    assert "model-streaming.int8.onnx: sherpa-onnx computes other features" in reason
+    found = certify(exports / "full-onnx", corpus, max_loss=20.0, force=True)
+    models = {row.model for row in found.rows if row.runtime == "sherpa-onnx"}
+    assert models == {f"model{k}{p}.onnx" for k in ("", "-streaming") for p in ("", ".int8")}
+    assert found.refused == ()
+    assert {row.runtime for row in found.rows if row.faults} == {"sherpa-onnx"}
+    assert found.advice.startswith("train with features.contract: sherpa")
 
 
 def test_a_changed_file_voids_the_certificate(wenet: Path, certified: Certify) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from rayasr.certify.checkpoint_runtime import CheckpointRuntime
 from rayasr.certify.int8_advice import Lost, advise, modules_of
 from rayasr.certify.int8_runtime import Int8Maker
@@ -9,6 +11,7 @@ from rayasr.certify.recordings import Recordings
 from rayasr.checkpoint import load_model, save_model
 from rayasr.config import with_corpora
 from rayasr.export.info import read_info
+from tests.export_defects import FULL_EXPORTERS
 
 CULPRIT = "encoder.encoders.0.self_attn"
 
@@ -24,26 +27,27 @@ def with_outliers(model: Path, folder: Path) -> Path:
     return save_model(folder, weights, loaded.recipe, loaded.tokenizer, loaded.cmvn)
 
 
-def advice(model: Path, exports: Path, corpus: Path, allowed: float) -> str:
+def advice(model: Path, export: Path, corpus: Path, allowed: float) -> str:
     """What is said where int8 is wrong in every recording, the checkpoint right."""
     loaded = load_model(model)
     recordings = Recordings(with_corpora(loaded.recipe, [corpus]), "test")
     runtime = CheckpointRuntime(loaded, "ctc_greedy_search", -1, -1)
     lost = [Lost(key, samples, runtime.transcribe(samples), 0, 1) for key, samples in recordings]
-    info = read_info(exports / "int8")
-    maker = Int8Maker(exports / "int8", info, loaded)
-    return advise(maker, info.model("final_quant.zip"), "ctc_greedy_search", lost, allowed)
+    info = read_info(export)
+    int8 = next(item for item in info.models if item.precision == "int8")
+    return advise(Int8Maker(export, info, loaded), int8, "ctc_greedy_search", lost, allowed)
 
 
-def test_the_harmful_module_is_named(
-    model: Path, exports: Path, corpus: Path, tmp_path: Path
-) -> None:
-    said = advice(with_outliers(model, tmp_path / "model"), exports, corpus, 3.0)
+@pytest.mark.parametrize("name", ["torchscript", "onnx"])
+def test_the_harmful_module_is_named(name: str, model: Path, corpus: Path, tmp_path: Path) -> None:
+    harmed = with_outliers(model, tmp_path / "model")
+    FULL_EXPORTERS[name](harmed, tmp_path / "out")
+    said = advice(harmed, tmp_path / "out", corpus, 3.0)
     assert f"--int8-skip {CULPRIT} (" in said
 
 
 def test_a_file_that_is_wrong_is_told_from_int8(model: Path, exports: Path, corpus: Path) -> None:
-    said = advice(model, exports, corpus, 100.0)
+    said = advice(model, exports / "full-torchscript", corpus, 100.0)
     assert said == (
         "final_quant.zip: int8 made anew of the checkpoint does not lose this, so the file is not "
         "what the checkpoint gives; export again"
@@ -51,7 +55,7 @@ def test_a_file_that_is_wrong_is_told_from_int8(model: Path, exports: Path, corp
 
 
 def test_int8_that_nothing_saves(model: Path, exports: Path, corpus: Path) -> None:
-    said = advice(model, exports, corpus, -1.0)
+    said = advice(model, exports / "full-torchscript", corpus, -1.0)
     assert said == "final_quant.zip: int8 is not for this model; use the float32 one"
 
 

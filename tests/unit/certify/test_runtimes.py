@@ -26,6 +26,6 @@ def test_sherpa_is_refused_for_features_that_are_not_its_own(exports: Path) -> N
     assert refused_runtimes(info) == ()
     offline = ExportedModel("model.onnx", ("model.onnx",), "wenet_ctc")
     (reason,) = refused_runtimes(replace(info, models=(offline,)))
-    assert reason.startswith("sherpa-onnx on model.onnx: it computes other features")
+    assert reason.startswith("model.onnx: sherpa-onnx computes other features from audio than")
     features = FeatureConfig(contract="sherpa")
     assert refused_runtimes(replace(info, models=(offline,), features=features)) == ()
