@@ -17,7 +17,8 @@ from rayasr import storage
 from rayasr.checkpoint import MODEL_FILE, LoadedModel, load_model
 from rayasr.config import Mode
 from rayasr.data.store import Store, digest_of
-from rayasr.decode.recognizer import Decoding, Hypothesis, Recognizer
+from rayasr.decode.hypothesis import Hypothesis
+from rayasr.decode.recognizer import Decoding, Recognizer
 from rayasr.decode.shards import DecodeShard
 from rayasr.errors import CheckpointError, DataError
 
