@@ -214,7 +214,7 @@ def _check_front_end(loaded: LoadedModel, force: bool, notes: Callable[[str], No
     """Raises ConfigError where WeNet's runtime would feed the model with other features."""
     reason = mismatch(loaded.recipe.features, "wenet")
     if reason and not force:
-        raise ConfigError(f"TorchScript for WeNet's runtime: {reason}")
+        raise ConfigError(f"TorchScript files: {reason}")
     if reason:
         notes(f"the export is for torch.jit on features of your own: {reason}")
 
