@@ -46,7 +46,7 @@ def job(loaded, store, tmp_path):
 
 
 @pytest.fixture
-def shards(loaded, store):
+def shards(store):
     return shards_of(store, "test", BOUND)
 
 
