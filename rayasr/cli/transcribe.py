@@ -171,6 +171,8 @@ def _stream(
         except AudioError as error:
             failed += 1
             print(f"rayasr: {error}", file=sys.stderr)
+            if not stats.audio_s:
+                continue
         _show_stats(file, stats, as_json)
     return failed
 
