@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rayasr.checkpoint import LoadedModel
     from rayasr.config import Mode
     from rayasr.decode.recognizer import Decoding
-    from rayasr.decode.streaming import Event, StreamingRecognizer, StreamStats
+    from rayasr.decode.streaming import Event, StreamStats
 
 STANDARD_INPUT = Path("-")
 STREAM_CHUNK = 16
@@ -48,7 +48,7 @@ def transcribe(
     ctc_weight: WeightOption = None,
     nbest: Annotated[
         int | None,
-        typer.Option("--nbest", min=1, help="With --json: also the N best hypotheses."),
+        typer.Option("--nbest", metavar="N", min=1, help="With --json: also the N best texts."),
     ] = None,
     stream: Annotated[
         bool,
@@ -88,6 +88,8 @@ def transcribe(
     modes = known_modes(mode or loaded.decoding["default_mode"])
     if len(modes) > 1:
         raise ConfigError("transcribe takes one --mode; `rayasr decode` compares several")
+    if nbest is not None and not as_json:
+        raise ConfigError("--nbest is for scripts; add --json")
     _check_input(files, stream, sample_rate)
     if stream:
         chunk_size = chunk_size or STREAM_CHUNK
@@ -154,6 +156,7 @@ def _stream(
     as_json: bool,
 ) -> int:
     """Print what is heard, one file after another; how many could not be read to their end."""
+    import json
     import sys
 
     from rayasr.data.audio import AudioError
@@ -161,16 +164,20 @@ def _stream(
 
     failed = 0
     for file in files:
-        recognizer = StreamingRecognizer(loaded, decoding, mode)
-        show = _show_json if as_json else _show_line
-        stats = StreamStats()
+        recognizer, stats = StreamingRecognizer(loaded, decoding, mode), StreamStats()
         try:
             blocks = _blocks(file, sample_rate, recognizer.sample_rate)
             for event in recognize(recognizer, blocks, stats):
-                show(recognizer, file, event)
+                if as_json:
+                    values = {"file": str(file)} | recognizer.describe(event)
+                    print(json.dumps(values, ensure_ascii=False), flush=True)
+                else:
+                    _show_line(file, event)
         except AudioError as error:
             failed += 1
             print(f"rayasr: {error}", file=sys.stderr)
+            if not stats.audio_s:
+                continue
         _show_stats(file, stats, as_json)
     return failed
 
@@ -190,20 +197,7 @@ def _blocks(file: Path, input_rate: int, sample_rate: int) -> "Iterator[Tensor]"
     return file_samples(file, sample_rate)
 
 
-def _show_json(recognizer: "StreamingRecognizer", file: Path, event: "Event") -> None:
-    import json
-
-    best, *_ = rows = [recognizer.recognizer.describe(reading) for reading in event.nbest]
-    span = {"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)}
-    values = {"file": str(file), "kind": event.kind} | span | best
-    if event.kind == "partial":
-        values["stable"] = event.stable
-    elif len(rows) > 1:
-        values["nbest"] = rows
-    print(json.dumps(values, ensure_ascii=False), flush=True)
-
-
-def _show_line(recognizer: "StreamingRecognizer", file: Path, event: "Event") -> None:  # noqa: ARG001
+def _show_line(file: Path, event: "Event") -> None:
     """A final result stays; on a terminal a partial one stands there until the next."""
     import shutil
     import sys

@@ -81,10 +81,10 @@ def read_audio(
 
 
 def read_blocks(path: str | Path, block_s: float) -> Iterator[tuple[Tensor, int]]:
-    """`read_audio` of the whole in blocks of `block_s` seconds, without ever holding all of it.
+    """`read_audio` of the whole in blocks of `block_s` seconds, whose samples are never all there.
 
-    A file that ends before its header says so raises AudioError after what is there: of an mp3 or
-    ogg file, that is; a wav file cut short is refused at once.
+    Raises AudioError: at once where the header shows that the end is missing, after what is before
+    it where a file is found damaged further on (flac, mp3).
     """
     with _opened(path) as (file, name):
         layout = _layout(file, name)

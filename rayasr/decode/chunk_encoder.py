@@ -23,9 +23,8 @@ class ChunkEncoder:
         self._context: int = model.right_context()
         self._step = chunk_size * self._rate
         self._cache_size = -1 if left_chunks < 0 else chunk_size * left_chunks
-        self._features: list[Tensor] = []
-        self._num_features = 0
-        self._past: list[Tensor] = []  # what is heard again
+        self._features: Tensor | None = None  # (T, F) from the next chunk on
+        self._past: Tensor | None = None  # (T, F) before it, what is heard again
         self.restart()
 
     @property
@@ -37,31 +36,29 @@ class ChunkEncoder:
         """Begin a new sequence, as short as those of training, with the last frames heard again."""
         self._offset = 0
         self._att_cache = self._cnn_cache = torch.zeros(0, 0, 0, 0)
-        if self._past:
-            past, ahead = torch.cat(self._past), torch.cat(self._features)[: self.lookahead]
-            self._forward(torch.cat([past, ahead]))
+        if self._past is not None and self._features is not None:
+            self._forward(torch.cat([self._past, self._features[: self.lookahead]]))
 
     def push(self, features: Tensor) -> None:
         """Take in the next fbank frames (T, F)."""
-        self._features.append(features)
-        self._num_features += len(features)
+        self._features = _after(self._features, features)
 
     def chunk(self) -> Tensor | None:
         """The next chunk's encoder frames (T', D), if all that it needs is there."""
         size = self._step + self.lookahead
-        if self._num_features < size:
+        features = self._features
+        if features is None or len(features) < size:
             return None
-        features = torch.cat(self._features)
-        self._features, self._num_features = [features[self._step :]], len(features) - self._step
-        past = torch.cat([*self._past, features[: self._step]])
-        self._past = [past[-WARM_UP_FRAMES * self._rate :]]
+        self._features = features[self._step :]
+        past = _after(self._past, features[: self._step])
+        self._past = past[-WARM_UP_FRAMES * self._rate :]
         return self._forward(features[:size])
 
     def rest(self) -> Tensor | None:
         """At the end: the frames (T', D) of a last chunk that is not full; None if it is empty."""
-        if self._num_features <= self._context:
+        if self._features is None or len(self._features) <= self._context:
             return None
-        return self._forward(torch.cat(self._features))
+        return self._forward(self._features)
 
     @torch.no_grad()
     def _forward(self, window: Tensor) -> Tensor:
@@ -71,3 +68,7 @@ class ChunkEncoder:
         self._offset += out.size(1)
         frames: Tensor = out[0]
         return frames
+
+
+def _after(first: Tensor | None, then: Tensor) -> Tensor:
+    return then if first is None else torch.cat([first, then])

@@ -10,7 +10,7 @@ Memory does not grow: a segment ends after 20 s at the latest, and with it all t
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -84,7 +84,8 @@ class _Segment:
 class StreamingRecognizer:
     """Recognises one stream of audio; `mode` None: the model's default.
 
-    Raises ConfigError for a model that cannot stream, and for the mode `attention`.
+    Raises ConfigError for a model that cannot stream, for full context and for the mode
+    `attention`.
     """
 
     def __init__(
@@ -95,7 +96,9 @@ class StreamingRecognizer:
         rules: EndpointRules | None = None,
     ) -> None:
         check_streams(loaded.recipe.model.encoder)
-        self.recognizer = Recognizer(loaded, decoding)
+        if decoding.chunk_size < 1:
+            raise ConfigError("full context cannot stream; give a chunk size, such as 16")
+        self._recognizer = Recognizer(loaded, decoding)
         self.sample_rate = loaded.recipe.features.sample_rate
         self._mode = _streaming_mode(mode or loaded.decoding["default_mode"])
         self._model, self._decoding = loaded.model, decoding
@@ -125,6 +128,15 @@ class StreamingRecognizer:
             self._hear(frames)
         return [*events, *self._final()]
 
+    def describe(self, event: Event) -> dict[str, Any]:
+        """For `--json`: the event with its best hypothesis, and the others if asked for."""
+        rows = [self._recognizer.describe(reading) for reading in event.nbest]
+        span = {"start_s": round(event.start_s, 3), "end_s": round(event.end_s, 3)}
+        values = {"kind": event.kind} | span | rows[0]
+        if event.kind == "partial":
+            return values | {"stable": event.stable}
+        return values | ({"nbest": rows} if self._decoding.nbest > 1 else {})
+
     def _chunks(self) -> list[Event]:
         events: list[Event] = []
         while (frames := self._encoder.chunk()) is not None:
@@ -142,7 +154,7 @@ class StreamingRecognizer:
     def _begin(self, start_s: float) -> _Segment:
         greedy = self._mode == "ctc_greedy_search"
         search = GreedySearch() if greedy else PrefixSearch(self._decoding.beam_size)
-        return _Segment(start_s, search, Endpointer(self._rules, self.recognizer.frame_s))
+        return _Segment(start_s, search, Endpointer(self._rules, self._recognizer.frame_s))
 
     @torch.no_grad()
     def _hear(self, frames: Tensor) -> list[Hypothesis]:
@@ -156,7 +168,7 @@ class StreamingRecognizer:
 
     def _partial(self, nbest: list[Hypothesis]) -> Event:
         units = shared_prefix([item.units for item in best_of(nbest, len(nbest))])
-        stable = self.recognizer.tokenizer.decode(units)
+        stable = self._recognizer.tokenizer.decode(units)
         return Event("partial", *self._span(), self._readings(nbest), stable)
 
     def _final(self) -> list[Event]:
@@ -174,9 +186,9 @@ class StreamingRecognizer:
         return [Event("final", *self._span(), readings, readings[0].text)]
 
     def _readings(self, nbest: list[Hypothesis]) -> tuple[Reading, ...]:
-        start_s, frame_s = self._segment.start_s, self.recognizer.frame_s
+        start_s, frame_s = self._segment.start_s, self._recognizer.frame_s
         return tuple(
-            Reading(self.recognizer.text(item), item.placed(start_s, frame_s))
+            Reading(self._recognizer.text(item), item.placed(start_s, frame_s))
             for item in best_of(nbest, self._decoding.nbest)
         )
 
@@ -184,7 +196,7 @@ class StreamingRecognizer:
         return self._segment.start_s, self._end_s()
 
     def _end_s(self) -> float:
-        return self._segment.start_s + self._segment.num_frames * self.recognizer.frame_s
+        return self._segment.start_s + self._segment.num_frames * self._recognizer.frame_s
 
 
 def recognize(
@@ -205,8 +217,9 @@ def recognize(
         took_s = time.perf_counter() - started
         stats.compute_s += took_s
         stats.audio_s += 0.0 if samples is None else len(samples) / recognizer.sample_rate
-        if events and stats.first_text_s is None:
-            heard_s = min(events[0].end_s + recognizer.lookahead_s, stats.audio_s)
+        first = next((event for event in events if event.text), None)
+        if first is not None and stats.first_text_s is None:
+            heard_s = min(first.end_s + recognizer.lookahead_s, stats.audio_s)
             stats.first_text_s = heard_s + took_s
         yield from events
         if samples is None:

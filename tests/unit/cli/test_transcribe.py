@@ -62,8 +62,10 @@ def test_nbest(model, tmp_path):
             assert len(item["units"]) == len(item["unit_confidences"])
             assert len(item["times"]) in (0, len(item["units"]))
     with pytest.raises(ConfigError, match="--nbest 11 is more than a beam of 10 finds"):
-        run("transcribe", model, file, "--nbest", 11)
-    assert run("transcribe", model, file, "--nbest", 11, "--beam-size", 11).exit_code == 0
+        run("transcribe", model, file, "--nbest", 11, "--json")
+    assert run("transcribe", model, file, "--nbest", 11, "--beam-size", 11, "--json").exit_code == 0
+    with pytest.raises(ConfigError, match="add --json"):
+        run("transcribe", model, file, "--nbest", 2)
 
 
 def pcm(path):

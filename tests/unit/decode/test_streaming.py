@@ -270,6 +270,8 @@ def test_a_model_that_cannot_stream_is_refused(tiny, encoder, message):
         StreamingRecognizer(loaded, Decoding(chunk_size=4))
 
 
-def test_the_attention_mode_is_refused(tiny):
+def test_full_context_and_the_attention_mode_are_refused(tiny):
+    with pytest.raises(ConfigError, match="full context cannot stream"):
+        StreamingRecognizer(tiny, Decoding())
     with pytest.raises(ConfigError, match="needs the whole recording; to stream choose one of"):
         StreamingRecognizer(tiny, Decoding(chunk_size=4), "attention")
