@@ -99,6 +99,12 @@ def export_onnx(
         "onnx", str(loaded.path), models, loaded.recipe.features, mode, loaded.decoding
     )
     write_info(folder, info)
+    if any(model.kind == "wenet_ctc_streaming" for model in models):
+        silence_s = chunk_size * loaded.model.subsampling_rate() * 0.01  # its frame shift
+        notes(
+            f"end what sherpa-onnx streams with {silence_s:.2f} s of silence: it computes whole "
+            "chunks only, and leaves out the last words otherwise"
+        )
     names = [name for model in models for name in model.files]
     return ExportReport(str(folder), file_sizes(folder, names), differences)
 
