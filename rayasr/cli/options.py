@@ -45,6 +45,17 @@ MaxTimeOption = Annotated[
         help="Stop training after this much time, summed over resumes: 90s, 20m, 1.5h.",
     ),
 ]
+SplitOption = Annotated[
+    str, typer.Option("--split", metavar="SPLIT", help="What of the corpus is decoded.")
+]
+MaxLossOption = Annotated[
+    float,
+    typer.Option(
+        "--max-loss",
+        min=0.0,
+        help="Points of CER or WER by which an export may be worse than the checkpoint.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
