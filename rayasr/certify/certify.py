@@ -1,5 +1,6 @@
 """Tries every model of an export in every runtime that has it, and compares with the checkpoint."""
 
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,7 +52,7 @@ def certify(
         rows = tuple(trial.rows(force))
         checkpoint = trial.references()
         faults = tuple(folder_faults(folder, info, loaded))
-        advice = _advice(trial, info, faults, rows)
+        advice = _advice(trial, replace(info, source=str(loaded.path)), faults, rows)
     certificate = Certificate(
         folder=str(folder),
         source=str(loaded.path),
@@ -68,7 +69,11 @@ def certify(
         faults=faults,
         advice=advice,
         files=files,
-        versions={name: version(name) for name in ("rayasr", "torch")},
+        versions={
+            **{name: version(name) for name in ("rayasr", "torch")},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+        },
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_certificate(folder, certificate)

@@ -5,22 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rayasr.cli.options import JsonOption
+from rayasr.cli.options import JsonOption, MaxLossOption, SplitOption
 
 if TYPE_CHECKING:
     from rayasr.certify.certificate import Certificate
-
-SplitOption = Annotated[
-    str, typer.Option("--split", metavar="SPLIT", help="What of the corpus is decoded.")
-]
-MaxLossOption = Annotated[
-    float,
-    typer.Option(
-        "--max-loss",
-        min=0.0,
-        help="Points of CER or WER by which an export may be worse than the checkpoint.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:

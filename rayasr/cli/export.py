@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rayasr.cli.certify import MaxLossOption, SplitOption
-from rayasr.cli.options import JsonOption
+from rayasr.cli.options import JsonOption, MaxLossOption, SplitOption
 
 if TYPE_CHECKING:
     from rayasr.export.info import ExportReport

@@ -74,6 +74,17 @@ CmvnOption = Annotated[
         help="With --init-from: whose mean and deviation normalise features. Default: model.",
     ),
 ]
+SplitOption = Annotated[
+    str, typer.Option("--split", metavar="SPLIT", help="What of the corpus is decoded.")
+]
+MaxLossOption = Annotated[
+    float,
+    typer.Option(
+        "--max-loss",
+        min=0.0,
+        help="Points of CER or WER by which an export may be worse than the checkpoint.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
