@@ -19,9 +19,9 @@ import soundfile
 import torch
 from torch import Tensor
 
-from rayasr.config import FeatureConfig
 from rayasr.data.audio import perturb_speed, read_audio, resample
 from rayasr.data.fbank import Fbank
+from rayasr.feature_config import FeatureConfig
 
 RATE = 16000
 

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayasr.config import FeatureConfig
 from rayasr.errors import ConfigError
+from rayasr.feature_config import FeatureConfig
 
 PREEMPHASIS = 0.97
 INT16_SCALE = 32768.0

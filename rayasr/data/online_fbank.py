@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from rayasr.config import FeatureConfig
 from rayasr.data.fbank import Fbank, num_frames
+from rayasr.feature_config import FeatureConfig
 
 
 class OnlineFbank:

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from rayasr.config import RUNTIMES, FeatureConfig
 from rayasr.errors import ConfigError
+from rayasr.feature_config import RUNTIMES, FeatureConfig
 
 Runtime = Literal["wenet", "sherpa"]
 

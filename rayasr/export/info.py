@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayasr import storage
-from rayasr.config import FeatureConfig, Mode, parse_features
+from rayasr.config import Mode
 from rayasr.errors import CheckpointError, RayasrError
+from rayasr.feature_config import FeatureConfig, parse_features
 
 INFO_FILE = "export.json"
 CERTIFICATE_FILE = "certificate.json"

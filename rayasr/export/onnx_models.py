@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayasr.config import FeatureConfig
 from rayasr.data.fbank import energy_floor
+from rayasr.feature_config import FeatureConfig
 from rayasr.model.masks import MASKED
 from rayasr.model.subsampling import Positions
 from rayasr.model.u2 import U2Model

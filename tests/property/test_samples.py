@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayasr.config import FeatureConfig
 from rayasr.data.audio import (
     AudioError,
     load_audio,
@@ -18,6 +17,7 @@ from rayasr.data.audio import (
     resample,
 )
 from rayasr.data.fbank import Fbank, num_frames
+from rayasr.feature_config import FeatureConfig
 
 pytestmark = pytest.mark.property
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from rayasr.certify.runtime import open_runtimes, refused_runtimes
-from rayasr.config import FeatureConfig, Mode
+from rayasr.config import Mode
 from rayasr.export.info import ExportedModel, read_info
+from rayasr.feature_config import FeatureConfig
 
 
 @pytest.mark.parametrize("mode", ["ctc_greedy_search", "attention_rescoring"])

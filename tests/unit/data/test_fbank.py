@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from rayasr.config import FeatureConfig
 from rayasr.data import fbank as fbank_module
 from rayasr.data.fbank import (
     Fbank,
@@ -18,6 +17,7 @@ from rayasr.data.fbank import (
     num_frames,
 )
 from rayasr.errors import ConfigError
+from rayasr.feature_config import FeatureConfig
 
 VARIANTS = {
     "fbank": FeatureConfig(),

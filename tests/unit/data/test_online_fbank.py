@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from rayasr.config import FeatureConfig
 from rayasr.data.audio import load_audio
 from rayasr.data.fbank import Fbank
 from rayasr.data.online_fbank import OnlineFbank
+from rayasr.feature_config import FeatureConfig
 
 CONFIGS = {
     "wenet": FeatureConfig(),

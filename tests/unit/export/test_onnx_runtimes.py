@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayasr.checkpoint import LoadedModel, load_model
-from rayasr.config import parse_features
 from rayasr.data.fbank import Fbank
 from rayasr.decode.recognizer import Decoding, Recognizer
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportInfo, read_info
 from rayasr.export.onnx import export_onnx
 from rayasr.export.onnx_runtimes import OnnxRuntime, SherpaRuntime
+from rayasr.feature_config import parse_features
 from tests.front_end_probe import read_spelling, write_probes
 from tests.tiny_models import UNITS, loud_noise, save_tiny_model
 
