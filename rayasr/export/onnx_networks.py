@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayasr.decode.ctc_search import CtcHypothesis
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel
 from rayasr.export.onnx_graphs import CTC_FILE, DECODER_FILE, ENCODER_FILE, NEEDS_EXTRA
@@ -25,6 +24,18 @@ class Encoded:
     """(T', V)"""
     frames: Tensor | None = None
     """(1, T', D) for the decoders; None where there are none."""
+
+
+class Prefix(Protocol):
+    """What CTC prefix search found: all that rescoring needs of it."""
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """Without blanks."""
+
+    @property
+    def score(self) -> float:
+        """CTC's log-probability."""
 
 
 class Network(Protocol):
@@ -105,25 +116,25 @@ class Trio:
 
     def rescore(
         self,
-        nbest: Sequence[CtcHypothesis],
+        nbest: Sequence[Prefix],
         encoded: Encoded,
         ctc_weight: float,
         reverse_weight: float,
-    ) -> CtcHypothesis:
-        """The hypothesis that the decoders and CTC like best together."""
+    ) -> tuple[int, ...]:
+        """The units that the decoders and CTC like best together."""
         found = [item for item in nbest if item.score > -inf]
         if encoded.frames is None or encoded.frames.size(1) == 0 or not found:
-            return nbest[0]
+            return nbest[0].units
         left, right = self.decoder_log_probs([item.units for item in found], encoded.frames)
         share = reverse_weight if self._bidirectional else 0.0
-        best = found[0], -inf
+        best, best_score = found[0], -inf
         for i, item in enumerate(found):
             score = self._sum(left[i], item.units) * (1.0 - share) + ctc_weight * item.score
             if share > 0.0:
                 score += self._sum(right[i], item.units[::-1]) * share
-            if score > best[1]:
-                best = item, score
-        return CtcHypothesis(best[0].units, best[1], best[0].times)
+            if score > best_score:
+                best, best_score = item, score
+        return best.units
 
     def _sum(self, log_probs: Tensor, units: Sequence[int]) -> float:
         """Log-probability of units and the `<eos>` behind them; log_probs (L, V)."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rayasr.data.fbank import Fbank, num_frames
-from rayasr.decode.ctc_search import CtcHypothesis, ctc_greedy, ctc_prefix_beam
+from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel, ExportInfo
 from rayasr.export.onnx_networks import Encoded, Trio, import_extra, open_network, read_metadata
@@ -55,16 +55,16 @@ class OnnxRuntime:
     def transcribe(self, samples: Tensor) -> str:
         """What float32 samples (N,) in [-1, 1] at the model's rate say."""
         encoded = self.network.encode(self._fbank(samples))
-        return self._tokenizer.decode(self._search(encoded).units)
+        return self._tokenizer.decode(self._search(encoded))
 
-    def _search(self, encoded: Encoded) -> CtcHypothesis:
-        """In the model's default mode, or the best that a file without decoders can do."""
+    def _search(self, encoded: Encoded) -> tuple[int, ...]:
+        """Units, in the model's default mode, or the best that a file without decoders can do."""
         log_probs, lengths = encoded.log_probs[None], torch.tensor([len(encoded.log_probs)])
         if self._mode == "ctc_greedy_search":
-            return ctc_greedy(log_probs, lengths)[0]
+            return ctc_greedy(log_probs, lengths)[0].units
         nbest = ctc_prefix_beam(log_probs, lengths, self._settings["beam_size"])[0]
         if self._mode == "ctc_prefix_beam_search" or not isinstance(self.network, Trio):
-            return nbest[0]
+            return nbest[0].units
         weights = self._settings["ctc_weight"], self._settings["reverse_weight"]
         return self.network.rescore(nbest, encoded, *weights)
 
