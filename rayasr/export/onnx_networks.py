@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,21 +109,21 @@ class Trio:
         encoded: Encoded,
         ctc_weight: float,
         reverse_weight: float,
-    ) -> Hypothesis:
-        """The hypothesis that the decoders and CTC like best together."""
+    ) -> tuple[int, ...]:
+        """The units that the decoders and CTC like best together."""
         found = [item for item in nbest if item.score > -inf]
         if encoded.frames is None or encoded.frames.size(1) == 0 or not found:
-            return nbest[0]
+            return nbest[0].units
         left, right = self.decoder_log_probs([item.units for item in found], encoded.frames)
         share = reverse_weight if self._bidirectional else 0.0
-        best = found[0], -inf
+        best, best_score = found[0], -inf
         for i, item in enumerate(found):
             score = self._sum(left[i], item.units) * (1.0 - share) + ctc_weight * item.score
             if share > 0.0:
                 score += self._sum(right[i], item.units[::-1]) * share
-            if score > best[1]:
-                best = item, score
-        return replace(best[0], score=best[1])
+            if score > best_score:
+                best, best_score = item, score
+        return best.units
 
     def _sum(self, log_probs: Tensor, units: Sequence[int]) -> float:
         """Log-probability of units and the `<eos>` behind them; log_probs (L, V)."""

@@ -17,7 +17,6 @@ from torch import Tensor
 from rayasr.config import Mode
 from rayasr.data.fbank import Fbank, num_frames
 from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
-from rayasr.decode.hypothesis import Hypothesis
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel, ExportInfo
 from rayasr.export.onnx_networks import Encoded, Trio, import_extra, open_network, read_metadata
@@ -58,7 +57,7 @@ class OnnxRuntime:
     def transcribe(self, samples: Tensor) -> str:
         """What float32 samples (N,) in [-1, 1] at the model's rate say."""
         encoded = self.network.encode(self._fbank(samples))
-        return self._tokenizer.decode(self._search(encoded).units)
+        return self._tokenizer.decode(self._search(encoded))
 
     def log_probs(self, samples: Tensor, units: Sequence[int]) -> list[Tensor]:
         """Of CTC (T', V), and by each decoder there is of every step of `units` (L + 1, V)."""
@@ -68,13 +67,14 @@ class OnnxRuntime:
         left, right = self.network.decoder_log_probs([units], encoded.frames)
         return [encoded.log_probs, left[0], right[0]]
 
-    def _search(self, encoded: Encoded) -> Hypothesis:
+    def _search(self, encoded: Encoded) -> tuple[int, ...]:
+        """Units, in the model's default mode, or the best that a file without decoders can do."""
         log_probs, lengths = encoded.log_probs[None], torch.tensor([len(encoded.log_probs)])
         if self.mode == "ctc_greedy_search":
-            return ctc_greedy(log_probs, lengths)[0]
+            return ctc_greedy(log_probs, lengths)[0].units
         nbest = ctc_prefix_beam(log_probs, lengths, self._settings["beam_size"])[0]
         if self.mode == "ctc_prefix_beam_search" or not isinstance(self.network, Trio):
-            return nbest[0]
+            return nbest[0].units
         weights = self._settings["ctc_weight"], self._settings["reverse_weight"]
         return self.network.rescore(nbest, encoded, *weights)
 
