@@ -52,7 +52,7 @@ def certify(
         rows = tuple(trial.rows(force))
         checkpoint = trial.references()
         faults = tuple(folder_faults(folder, info, loaded))
-        advice = _advice(trial, replace(info, source=str(loaded.path)), faults, rows)
+        advice = _advice(trial, info, loaded.path, faults, rows)
     certificate = Certificate(
         folder=str(folder),
         source=str(loaded.path),
@@ -80,7 +80,9 @@ def certify(
     return certificate
 
 
-def _advice(trial: Trial, info: ExportInfo, faults: Sequence[str], rows: Sequence[Row]) -> str:
+def _advice(
+    trial: Trial, info: ExportInfo, source: Path, faults: Sequence[str], rows: Sequence[Row]
+) -> str:
     """What to do about a failure, where there is one."""
     failed = [row for row in rows if row.faults]
     ours = [row for row in failed if row.front_end == "rayasr"]
@@ -89,7 +91,7 @@ def _advice(trial: Trial, info: ExportInfo, faults: Sequence[str], rows: Sequenc
     if not faults and not ours and refused_runtimes(info):
         return "train with features.contract: sherpa, which is what sherpa-onnx computes"
     only_int8 = not faults and all(row.precision == "int8" for row in ours)
-    again = f"export {info.source} again; if that fails too, please report it"
+    again = f"export {source} again; if that fails too, please report it"
     return (trial.int8_advice() if only_int8 else "") or again
 
 

@@ -48,18 +48,15 @@ def advise(
     `allowed_errors` are those that the whole split may have more than the checkpoint.
     """
     trial = _Trial(int8, model, mode, lost, allowed_errors)
-    if trial.is_enough(model.int8_skip):
+    if trial.is_enough(()):
         return (
             f"{model.name}: int8 made anew of the checkpoint does not lose this, so the file is "
             "not what the checkpoint gives; export again"
         )
-    ranked = (*model.int8_skip, *trial.ranked())
-    counts = range(len(model.int8_skip) + 1, len(ranked))
-    # the fewest that are enough, taking it that more is never worse
-    fewest = bisect_left(counts, True, key=lambda count: trial.is_enough(ranked[:count]))
-    skip = ranked[: counts[fewest]] if fewest < len(counts) else ()
+    harmful = trial.harmful()
+    skip = (*model.int8_skip, *harmful)
     share = trial.float_share(skip)
-    if not skip or share > USEFUL_SHARE:
+    if not harmful or share > USEFUL_SHARE:
         return f"{model.name}: int8 is not for this model; use the float32 one"
     return (
         f"{model.name}: int8 harms some modules most; leave them out by --int8-skip "
@@ -96,13 +93,29 @@ class _Trial:
         self._allowed = allowed_errors * share
 
     def is_enough(self, skip: Sequence[str]) -> bool:
-        """Whether int8 without the modules of `skip` makes no more errors than are allowed."""
-        runtime = self._int8.open(self._model, skip)
+        """Whether int8 without the modules of `skip` too makes no more errors than are allowed."""
+        runtime = self._int8.open(self._model, (*self._model.int8_skip, *skip))
         texts = {item.key: runtime.transcribe(item.samples) for item in self._lost}
         references = {item.key: item.reference for item in self._lost}
         counts = score_texts(references, texts, self._loaded.recipe.decode.unit).counts
         before = sum(item.checkpoint_errors for item in self._lost)
         return counts.errors - before <= self._allowed
+
+    def harmful(self) -> list[str]:
+        """Modules that have to stay float32, none of them for nothing; [] where all have to."""
+        ranked = self.ranked()
+        # as many of the worst as are enough, taking it that more is never worse ...
+        counts = range(1, len(ranked))
+        found = bisect_left(counts, True, key=lambda count: self.is_enough(ranked[:count]))
+        if found == len(counts):
+            return []
+        chosen = ranked[: counts[found]]
+        with progress("int8 without", len(chosen)) as bar:
+            for done, name in enumerate(reversed(chosen), 1):  # ... and of those the needed ones
+                fewer = [other for other in chosen if other != name]
+                chosen = fewer if fewer and self.is_enough(fewer) else chosen
+                bar.update(done, name)
+        return chosen
 
     def ranked(self) -> list[str]:
         """Modules whose int8 alone changes the checkpoint's probabilities most, worst first."""

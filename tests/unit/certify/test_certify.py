@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from rayasr.certify.certificate import Certificate, read_certificate
 from rayasr.certify.certify import certify
-from rayasr.errors import CheckpointError, DataError
+from rayasr.errors import CheckpointError, ConfigError, DataError
 from rayasr.export.info import CERTIFICATE_FILE, read_info, write_info
 from rayasr.export.torchscript import export_torchscript
 from tests.export_defects import (
@@ -150,6 +151,15 @@ def test_missing_file(wenet: Path, corpus: Path) -> None:
 def test_no_export(tmp_path: Path, corpus: Path) -> None:
     with pytest.raises(CheckpointError, match="is not a finished export"):
         certify(tmp_path, corpus)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "sherpa_onnx"])
+def test_runtime_that_is_not_installed(
+    package: str, exports: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package} is not installed; .*rayasr\[onnx\]"):
+        certify(exports / "full-onnx", corpus, force=True)
 
 
 def test_unknown_kind(wenet: Path, corpus: Path) -> None:
