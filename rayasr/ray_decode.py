@@ -1,5 +1,10 @@
-"""Decoding by Ray Data: model actors take shards of a store and leave their hypotheses in files."""
+"""Decoding by Ray Data: one task per shard of a store, whose hypotheses go to a file.
 
+A worker process keeps its model from task to task. Tasks and not actors, because after the loss of
+a node Ray Data 2.60 may wait for ever for the actor that was there; a task is run elsewhere.
+"""
+
+import functools
 import pickle
 import shutil
 import time
@@ -23,8 +28,8 @@ from rayasr.errors import DataError, LaunchError, RayasrError
 from rayasr.logs import note, progress
 from rayasr.ray_session import available_cpus, check_shared, connect, set_up_data
 
-MAX_WORKER_RESTARTS = 3
-"""Times that a worker starts again after its process or its host is lost; Ray Data: for ever."""
+MAX_TASK_RETRIES = 3
+"""Times that a shard is begun again after its process or its host is lost; Ray Data: for ever."""
 
 Notes = Callable[[str], None]
 
@@ -42,7 +47,7 @@ def decode_store(
     config: DecodeConfig | None = None,
     notes: Notes = note,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Decode and score splits of a store by `workers` models under Ray; result.json's `splits`.
+    """Decode and score splits of a store by `workers` processes under Ray; result.json's `splits`.
 
     Finds and leaves what `decode_split` does in one process, bit for bit. Shards that an earlier
     call has finished are kept. Raises ConfigError for devices that are not there or where another
@@ -110,21 +115,19 @@ def _check_room(job: DecodeJob, workers: int, cluster: dict[str, Any]) -> None:
 
 
 def _run(job: DecodeJob, pending: Sequence[DecodeShard], workers: int, notes: Notes) -> None:
-    """Have `workers` actors decode the shards, and show how far they are."""
+    """Have `workers` processes decode the shards, and show how far they are."""
     import ray
 
     set_up_data()
     items = [{"shard": pickle.dumps(shard)} for shard in pending]
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(action="ignore"):  # 2.60 has no other name yet for max_retries
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            ModelActor,
-            fn_constructor_kwargs={"job": job},
-            # One shard at a time: a worker that is lost takes no other along.
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),
+            _shard_task,
+            fn_kwargs={"job": pickle.dumps(job)},
+            compute=ray.data.TaskPoolStrategy(size=workers),
             num_cpus=1,
             num_gpus=1 if job.device == "cuda" else 0,
-            max_restarts=MAX_WORKER_RESTARTS,
-            max_task_retries=MAX_WORKER_RESTARTS,
+            max_retries=MAX_TASK_RETRIES,
         )
     utterances, audio_s, started = 0, 0.0, 0.0
     try:
@@ -132,14 +135,12 @@ def _run(job: DecodeJob, pending: Sequence[DecodeShard], workers: int, notes: No
             for row in dataset.iter_rows():
                 if row["error"]:
                     raise pickle.loads(row["error"])
-                if row["repeated"]:
-                    notes(f"{row['name']}: decoded again, its worker was lost")
                 started = started or time.monotonic() - row["took_s"]  # when a worker was ready
                 utterances += row["num_utterances"]
                 audio_s += row["audio_s"]
                 line.update(utterances, note=_pace(audio_s, time.monotonic() - started))
     except ray.exceptions.RayError as error:
-        raise _worker_failure(error) from error
+        raise _explained(error) from error
     notes(f"decoded {_pace(audio_s, time.monotonic() - started)} with {workers} worker(s)")
 
 
@@ -147,35 +148,31 @@ def _pace(audio_s: float, took_s: float) -> str:
     return f"{audio_s / 3600.0:.2f} h of audio, real-time factor {took_s / max(audio_s, 1e-9):.3f}"
 
 
-class ModelActor:
+def _shard_task(row: dict[str, Any], job: bytes) -> dict[str, Any]:
     """Runs in a Ray worker: a pickled DecodeShard in, a few numbers out; its part goes to disk."""
-
-    def __init__(self, job: DecodeJob) -> None:
-        import ray
-
-        torch.set_num_threads(1)  # Ray counts one CPU per worker
-        self._decoder = ShardDecoder(job)
-        self._restarted = ray.get_runtime_context().was_current_actor_reconstructed
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        repeated, self._restarted = self._restarted, False
-        try:
-            report = self._decoder(pickle.loads(row["shard"]))
-        except RayasrError as error:  # as a value: Ray would wrap it, and log its traceback
-            empty = PartReport("", 0, 0.0, 0.0)._asdict() | {"repeated": False}
-            return empty | {"error": pickle.dumps(error)}
-        return report._asdict() | {"repeated": repeated, "error": b""}
+    try:
+        report = _decoder(job)(pickle.loads(row["shard"]))
+    except RayasrError as error:  # as a value: Ray would wrap it, and log its traceback
+        return PartReport("", 0, 0.0, 0.0)._asdict() | {"error": pickle.dumps(error)}
+    return report._asdict() | {"error": b""}
 
 
-def _worker_failure(error: Exception) -> Exception:
-    """Processes that died, as a sentence; any other error of a task is a bug and stays as it is."""
+@functools.lru_cache(maxsize=1)
+def _decoder(job: bytes) -> ShardDecoder:
+    """This process's model and store, opened once for all of its tasks."""
+    torch.set_num_threads(1)  # Ray counts one CPU per worker
+    return ShardDecoder(pickle.loads(job))
+
+
+def _explained(error: Exception) -> Exception:
+    """Lost workers, as a sentence; any other error of a task is a bug and stays as it is."""
     import ray
 
-    exceptions = ray.exceptions
-    died = (exceptions.RayActorError, exceptions.WorkerCrashedError, exceptions.OutOfMemoryError)
-    if isinstance(error, died):
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    if isinstance(error, died) or "worker died" in str(error).lower():
         return DataError(
-            f"a worker died {MAX_WORKER_RESTARTS + 1} times, most likely for lack of memory; take "
-            "fewer --workers. Finished shards are kept: run the same command again to go on"
+            f"workers died {MAX_TASK_RETRIES + 1} times over one shard, most likely for lack of "
+            "memory; take fewer --workers: finished shards are kept, run the same command again to "
+            "go on"
         )
     return error
