@@ -7,14 +7,13 @@ import pytest
 
 from rayasr.config import (
     DECODE_MODES,
-    FeatureConfig,
     Recipe,
     dump_recipe,
     load_recipe,
-    parse_features,
     parse_recipe,
 )
 from rayasr.errors import ConfigError
+from rayasr.feature_config import FeatureConfig, parse_features
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
