@@ -2,19 +2,10 @@
 
 from typing import Literal
 
-from rayasr.errors import ConfigError
 from rayasr.feature_config import RUNTIMES, FeatureConfig
 
-Runtime = Literal["wenet", "sherpa"]
 
-
-def check_front_end(features: FeatureConfig, runtime: Runtime, what: str) -> None:
-    """Raises ConfigError where `what` (files, in words) would be given other features."""
-    if reason := mismatch(features, runtime):
-        raise ConfigError(f"{what}: {reason}")
-
-
-def mismatch(features: FeatureConfig, runtime: Runtime) -> str:
+def mismatch(features: FeatureConfig, runtime: Literal["wenet", "sherpa"]) -> str:
     """Why a runtime is wrong for a model, and what to do; empty where it is right."""
     if features.front_end == runtime:
         return ""

@@ -68,8 +68,8 @@ class Chunks:
 
     def encode(self, features: Tensor) -> Encoded:
         """From all fbank frames (T, F) of an utterance."""
-        vocab = int(_metadata(self._session)["vocab_size"])
-        return Encoded(_joined(self._calls.run(features), vocab)[0])
+        vocab_size = _fact(self._session, "vocab_size")
+        return Encoded(_joined(self._calls.run(features), vocab_size)[0])
 
 
 class Trio:
@@ -79,11 +79,12 @@ class Trio:
         self._encoder = open_session(folder / ENCODER_FILE)
         self._ctc = open_session(folder / CTC_FILE)
         self._decoder = open_session(folder / DECODER_FILE)
-        facts = _metadata(self._encoder)
-        self._sos, self._eos = int(facts["sos_symbol"]), int(facts["eos_symbol"])
-        self._bidirectional = facts["is_bidirectional_decoder"] == "1"
-        self._size = int(facts["output_size"])
-        self._calls = ChunkCalls(self._encoder, int(facts["chunk_size"]), int(facts["left_chunks"]))
+        self._sos = _fact(self._encoder, "sos_symbol")
+        self._eos = _fact(self._encoder, "eos_symbol")
+        self._bidirectional = bool(_fact(self._encoder, "is_bidirectional_decoder"))
+        self._size = _fact(self._encoder, "output_size")
+        chunks = _fact(self._encoder, "chunk_size"), _fact(self._encoder, "left_chunks")
+        self._calls = ChunkCalls(self._encoder, *chunks)
 
     def encode(self, features: Tensor) -> Encoded:
         """From all fbank frames (T, F) of an utterance."""
@@ -135,14 +136,14 @@ class ChunkCalls:
     """Calls a session window by window, with caches and masks as both runtimes make them."""
 
     def __init__(self, session: Any, chunk_size: int, left_chunks: int) -> None:
-        facts = _metadata(session)
         self._session = session
         self._inputs = session.get_inputs()
         self._chunk_size, self._left_chunks = chunk_size, left_chunks
-        self._rate = int(facts.get("subsampling_factor") or facts["subsampling_rate"])
-        self._context = int(facts["right_context"])
+        self._rate = _fact(session, "subsampling_factor", "subsampling_rate")
+        self._context = _fact(session, "right_context")
         layers, heads, size, kernel = (
-            int(facts[name]) for name in ("num_blocks", "head", "output_size", "cnn_module_kernel")
+            _fact(session, name)
+            for name in ("num_blocks", "head", "output_size", "cnn_module_kernel")
         )
         self._history = max(0, chunk_size * left_chunks) if chunk_size > 0 else 0
         self._att_shape = layers, heads, self._history, size // heads * 2
@@ -186,7 +187,7 @@ def open_session(path: Path) -> Any:
         return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's errors have no other class in common
         raise CheckpointError(
-            f"{path} cannot be loaded ({_first_line(error)}); export it again"
+            f"{path} cannot be loaded ({first_line(error)}); export it again"
         ) from error
 
 
@@ -197,7 +198,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's, and those of the file system
         raise CheckpointError(
-            f"{path} cannot be read ({_first_line(error)}); export it again"
+            f"{path} cannot be read ({first_line(error)}); export it again"
         ) from error
     return {item.key: item.value for item in model.metadata_props}
 
@@ -216,17 +217,25 @@ def _run(session: Any, inputs: dict[str, Any]) -> list[Any]:
         outputs: list[Any] = session.run(None, inputs)
     except Exception as error:
         raise CheckpointError(
-            f"an exported model does not fit its export.json ({_first_line(error)}); export again"
+            f"an exported model does not fit its export.json ({first_line(error)}); export again"
         ) from error
     return outputs
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """A runtime's message without its advice and addresses."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _metadata(session: Any) -> dict[str, str]:
-    return dict(session.get_modelmeta().custom_metadata_map)
+def _fact(session: Any, *names: str) -> int:
+    """A number of a file's metadata, under the first of these names; raises CheckpointError."""
+    facts = session.get_modelmeta().custom_metadata_map
+    try:
+        return next(int(facts[name]) for name in names if name in facts)
+    except (StopIteration, ValueError) as error:
+        raise CheckpointError(
+            f"an exported model does not say its {' or '.join(names)}; export it again"
+        ) from error
 
 
 def _joined(outputs: Iterator[Any], width: int) -> Tensor:

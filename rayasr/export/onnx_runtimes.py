@@ -19,13 +19,20 @@ from rayasr.data.fbank import Fbank, num_frames
 from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportedModel, ExportInfo
-from rayasr.export.onnx_networks import Encoded, Trio, import_extra, open_network, read_metadata
+from rayasr.export.onnx_networks import (
+    Encoded,
+    Trio,
+    first_line,
+    import_extra,
+    open_network,
+    read_metadata,
+)
 from rayasr.tokenizer import Tokenizer
 
 TOKENS_FILE = "tokens.txt"
 """units.txt under the name that sherpa-onnx uses."""
 _NEEDED = {
-    "wenet_ctc": ("model_type", "vocab_size", "subsampling_factor"),
+    "wenet_ctc": ("vocab_size", "subsampling_factor"),
     "wenet_ctc_streaming": (
         "head",
         "num_blocks",
@@ -57,6 +64,7 @@ class OnnxRuntime:
     def transcribe(self, samples: Tensor) -> str:
         """What float32 samples (N,) in [-1, 1] at the model's rate say."""
         encoded = self.network.encode(self._fbank(samples))
+        _check_units(self._tokenizer, encoded.log_probs.size(1))
         return self._tokenizer.decode(self._search(encoded))
 
     def log_probs(self, samples: Tensor, units: Sequence[int]) -> list[Tensor]:
@@ -95,6 +103,7 @@ class SherpaRuntime:
         facts = _sherpa_facts(path, model)
         self._features = info.features
         self._tokenizer = _tokenizer(folder, model)
+        _check_units(self._tokenizer, facts["vocab_size"])
         settings: dict[str, Any] = {
             "model": str(path),
             "tokens": str(folder / TOKENS_FILE),
@@ -107,14 +116,14 @@ class SherpaRuntime:
         if model.kind == "wenet_ctc_streaming":
             make = sherpa.OnlineRecognizer.from_wenet_ctc
             settings |= {"chunk_size": model.chunk_size, "num_left_chunks": model.left_chunks}
-            rate, shift = int(facts["subsampling_factor"]), info.features.window_samples[1]
-            tail = model.chunk_size * rate * shift
+            shift = info.features.window_samples[1]
+            tail = model.chunk_size * facts["subsampling_factor"] * shift
         self._tail = np.zeros(tail, np.float32)
         try:
             self._recognizer: Any = make(**settings)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"sherpa-onnx cannot load {path} ({error}); export it again"
+                f"sherpa-onnx cannot load {path} ({first_line(error)}); export it again"
             ) from error
 
     def transcribe(self, samples: Tensor) -> str:
@@ -125,16 +134,24 @@ class SherpaRuntime:
         """
         if num_frames(len(samples), self._features) < 1:
             return ""
+        try:
+            return self._tokenizer.tidy(self._text(samples))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"an exported model does not fit what it says ({first_line(error)}); export again"
+            ) from error
+
+    def _text(self, samples: Tensor) -> str:
         stream = self._recognizer.create_stream()
         stream.accept_waveform(self._features.sample_rate, samples.numpy())
         if not len(self._tail):
             self._recognizer.decode_stream(stream)
-            return self._tokenizer.tidy(stream.result.text)
+            return str(stream.result.text)
         stream.accept_waveform(self._features.sample_rate, self._tail)
         stream.input_finished()
         while self._recognizer.is_ready(stream):
             self._recognizer.decode_stream(stream)
-        return self._tokenizer.tidy(self._recognizer.get_result(stream))
+        return str(self._recognizer.get_result(stream))
 
 
 def _mode(wanted: Mode, model: ExportedModel) -> Mode:
@@ -145,17 +162,25 @@ def _mode(wanted: Mode, model: ExportedModel) -> Mode:
     return "attention_rescoring" if model.kind == "wenet_trio" else "ctc_prefix_beam_search"
 
 
-def _sherpa_facts(path: Path, model: ExportedModel) -> dict[str, str]:
-    """A file's metadata; raises ConfigError, CheckpointError where it lacks what is needed."""
+def _sherpa_facts(path: Path, model: ExportedModel) -> dict[str, int]:
+    """The numbers that sherpa-onnx reads in a file; raises ConfigError, CheckpointError."""
     if model.kind not in _NEEDED:
         raise ConfigError(f"sherpa-onnx does not know models like {model.name} ({model.kind})")
     facts = read_metadata(path)
-    missing = [name for name in _NEEDED[model.kind] if name not in facts]
+    needed = _NEEDED[model.kind]
+    missing = [name for name in needed if not facts.get(name, "").isdecimal()]
     if missing:
         raise CheckpointError(
             f"{path} does not say its {', '.join(missing)}, which sherpa-onnx needs; export again"
         )
-    return facts
+    return {name: int(facts[name]) for name in needed}
+
+
+def _check_units(tokenizer: Tokenizer, outputs: int) -> None:
+    if tokenizer.vocab_size != outputs:
+        raise CheckpointError(
+            f"a model has {outputs} outputs for {tokenizer.vocab_size} units; export it again"
+        )
 
 
 def _tokenizer(folder: Path, model: ExportedModel) -> Tokenizer:

@@ -20,14 +20,13 @@ from rayasr.export.info import ExportedModel, ExportReport, read_info, write_inf
 from rayasr.export.onnx import export_onnx, plan_models
 from rayasr.export.onnx_models import ComputedPositions
 from rayasr.export.onnx_networks import Chunks, Trio, WholeUtterances, open_network, read_metadata
-from rayasr.export.onnx_quantize import quantized_layers
+from rayasr.export.onnx_quantize import quantize, quantized_layers
 from rayasr.model.subsampling import TABLE_FRAMES, Positions
 from tests.tiny_models import MEL, UNITS, save_tiny_model, wandering_fbank
 
 MODELS: dict[str, dict[str, Any]] = {
     "u2pp_conformer": {"encoder__num_blocks": 2},
     "u2_transformer": {"encoder__kind": "transformer", "decoder__r_num_blocks": 0},
-    "subsampling_6": {"encoder__subsampling": 6},
     "absolute_8_batch_norm": {
         "encoder__subsampling": 8,
         "encoder__positions": "absolute",
@@ -126,7 +125,7 @@ def test_metadata_is_what_the_runtimes_read(exported: Exported) -> None:
         "num_blocks": str(encoder.num_blocks),
         "output_size": "16",
         "cnn_module_kernel": str(kernel),
-        "right_context": str({4: 6, 6: 10, 8: 14}[encoder.subsampling]),
+        "right_context": str({4: 6, 8: 14}[encoder.subsampling]),
     }
     trio = read_metadata(exported.folder / "encoder.onnx")
     chunks = {"chunk_size": "16", "left_chunks": "4"}
@@ -175,19 +174,21 @@ def test_wenets_files_are_old_enough_for_its_runtime(exported: Exported) -> None
         assert model.ir_version <= 8
 
 
-def test_layers_can_be_left_out_of_int8(tmp_path: Path) -> None:
-    model = save_tiny_model(tmp_path, SHERPA, encoder__num_blocks=2)
-    skip = ("encoder.encoders.1", "encoder.encoders.0.self_attn.linear_pos")
-    export_onnx(model, tmp_path / "out", int8=True, int8_skip=skip, notes=lambda _: None)
-    layers = quantized_layers(tmp_path / "out" / "model.int8.onnx")
-    assert len(layers) == 10
+def test_layers_can_be_left_out_of_int8(for_sherpa: Exported, tmp_path: Path) -> None:
+    source, target = for_sherpa.folder / "model.onnx", tmp_path / "int8.onnx"
+    weights = dict(for_sherpa.loaded.model.named_parameters())
+    skip = ("encoder.encoders.0.conv_module", "encoder.encoders.0.self_attn.linear_pos")
+    quantize(source, target, weights, skip)
+    layers = quantized_layers(target)
+    assert len(layers) == 8
     assert not any(layer.startswith(skip) for layer in layers)
+    with pytest.raises(ConfigError, match=r"--int8-skip encoder\.enc: no linear layer's name"):
+        quantize(source, target, weights, ["encoder.enc"])
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"int8": True, "int8_skip": ["encoder.encoder"]}, r"encoder\.encoder: no linear layer's"),
         ({"int8_skip": ["ctc"]}, "--int8-skip needs --int8"),
         ({"chunk_size": 0}, "chunk size 0 with 4 left chunks is no way to stream"),
         ({"left_chunks": -2}, "-2 left chunks is no way to stream"),
@@ -197,7 +198,7 @@ def test_nonsense_is_a_config_error(tmp_path: Path, options: dict[str, Any], mes
     model = save_tiny_model(tmp_path, SHERPA)
     with pytest.raises(ConfigError, match=message):
         export_onnx(model, tmp_path / "out", notes=lambda _: None, **options)
-    assert not (tmp_path / "out" / "export.json").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,12 +246,33 @@ def test_damaged_files_are_named(exported: Exported, tmp_path: Path) -> None:
     content = onnx.load(str(exported.folder / "model.onnx"))
     del content.metadata_props[:]
     onnx.save(content, str(tmp_path / "model.onnx"))
-    with pytest.raises(CheckpointError, match="does not say its model_type, vocab_size"):
+    with pytest.raises(CheckpointError, match="does not say its vocab_size, subsampling_factor"):
         SherpaRuntime(tmp_path, exported.info, model)
     (tmp_path / "model.onnx").write_bytes(b"no model")
     for runtime in (OnnxRuntime, SherpaRuntime):
         with pytest.raises(CheckpointError, match=r"model\.onnx cannot be .*; export it again"):
             runtime(tmp_path, exported.info, model)
+
+
+def test_files_that_contradict_each_other_are_said(exported: Exported, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported.folder, tmp_path / "out")
+    model = exported.info.model("model-streaming.onnx")
+    path = folder / model.name
+    content = onnx.load(str(path))
+    size = next(item for item in content.metadata_props if item.key == "output_size")
+    for value, message in (("32", "does not fit"), ("many", "does not say its output_size")):
+        size.value = value
+        onnx.save(content, str(path))
+        for runtime in (OnnxRuntime, SherpaRuntime):
+            with pytest.raises(CheckpointError, match=message):
+                runtime(folder, exported.info, model).transcribe(loud_noise(1.7))
+    lines = (folder / "tokens.txt").read_text().splitlines(keepends=True)
+    (folder / "tokens.txt").write_text("".join([*lines[:5], "<sos/eos> 5\n"]))
+    for runtime in (OnnxRuntime, SherpaRuntime):
+        with pytest.raises(CheckpointError, match="14 outputs for 6 units"):
+            runtime(folder, exported.info, exported.info.model("model.onnx")).transcribe(
+                loud_noise(1.7)
+            )
 
 
 def test_features_of_another_size_are_said(exported: Exported) -> None:
