@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from rayasr.checkpoint import new_model
 from rayasr.config import parse_recipe
 from rayasr.data.batch_plan import BatchPlan, Step
 from rayasr.data.loader import LoadedStep, Loader
 from rayasr.data.store import Store
-from rayasr.model.u2 import U2Model, build_model
+from rayasr.model.u2 import U2Model
 
 PLANS: dict[str, dict[str, Any]] = {
     "58,000 frames a step, 16 micro-batches": {
@@ -71,14 +72,7 @@ def bench_loader(path: str, num_steps: int) -> None:
     """CPU seconds a step of loader and model, and the wait of a loop over both."""
     store = Store.open(path)
     recipe = store.recipe
-    mean, istd = store.cmvn.mean_istd()
-    model = build_model(
-        recipe.model,
-        num_mel_bins=recipe.features.num_mel_bins,
-        vocab_size=store.tokenizer.vocab_size,
-        sos_eos_id=store.tokenizer.sos_eos_id,
-        cmvn=(torch.from_numpy(mean), torch.from_numpy(istd)),
-    )
+    model = new_model(recipe, store.tokenizer, store.cmvn)
     with Loader(store, recipe) as loader:
         print(f"padding over the first epoch of {path}: {padding(loader.plan.epoch(0)):.2%}")
         started = time.process_time()

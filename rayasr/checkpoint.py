@@ -154,7 +154,7 @@ def open_checkpoint(path: str | Path, *, verify: bool = True) -> Checkpoint:
         size = file.stat().st_size if file.exists() else -1
         if name not in expected or size != expected[name][0]:
             raise CheckpointError(f"{file} is damaged ({size} bytes); use an earlier checkpoint")
-        if verify and _sha256(file) != expected[name][1]:
+        if verify and storage.sha256(file) != expected[name][1]:
             raise CheckpointError(f"{file} is damaged (wrong hash); use an earlier checkpoint")
     try:
         state = json.loads((folder / STATE_FILE).read_text())
@@ -260,13 +260,7 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> LoadedMo
     recipe = load_recipe(folder / "recipe.yaml")
     tokenizer = Tokenizer.load(folder)
     cmvn = CmvnStats.from_json(storage.read_json(folder / "cmvn.json"))
-    model = build_model(
-        recipe.model,
-        num_mel_bins=recipe.features.num_mel_bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
+    model = new_model(recipe, tokenizer, cmvn)
     load_weights(model, read_tensors(folder / MODEL_FILE), str(folder))
     decoding = default_decoding(recipe)
     if (folder / DECODING_FILE).exists():
@@ -282,6 +276,26 @@ def find_model(path: str | Path) -> Path:
     if list_checkpoints(path):
         raise CheckpointError(f"{path} has no model yet; run `rayasr average {path}` first")
     raise CheckpointError(f"{path} is neither a run nor a model folder ({MODEL_FILE} is missing)")
+
+
+def model_digest(folder: str | Path, names: Sequence[str]) -> str:
+    """Sixteen hex digits over some files of a model folder; raises CheckpointError."""
+    try:
+        hashes = [storage.sha256(Path(folder, name)) for name in names]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()[:16]
+
+
+def new_model(recipe: Recipe, tokenizer: Tokenizer, cmvn: CmvnStats | None = None) -> U2Model:
+    """A freshly initialised model of a recipe for these units; without `cmvn` features stay."""
+    return build_model(
+        recipe.model,
+        num_mel_bins=recipe.features.num_mel_bins,
+        vocab_size=tokenizer.vocab_size,
+        sos_eos_id=tokenizer.sos_eos_id,
+        cmvn=None if cmvn is None else cmvn_tensors(cmvn),
+    )
 
 
 def load_weights(model: U2Model, weights: dict[str, Tensor], source: str) -> None:
@@ -363,12 +377,7 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": storage.sha256(path)}
 
 
 def _sync(path: Path) -> None:

@@ -46,3 +46,8 @@ class LaunchError(RayasrError):
     """A job cannot be started or has failed."""
 
     exit_code = 6
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says first, without its advice and addresses; else its class."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -62,6 +62,11 @@ class EncoderConfig(Section):
     dynamic_left_chunks: bool = False
     """Also draw the number of left chunks."""
 
+    @property
+    def can_stream(self) -> bool:
+        """Whether it is trained on chunks, and no layer sees a frame after its chunk."""
+        return self.dynamic_chunk and (self.kind == "transformer" or self.causal_convolution)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.output_size % self.attention_heads:

@@ -24,10 +24,13 @@ from rayasr.data.store_writer import (
 )
 from rayasr.errors import ConfigError, DataError, RayasrError
 from rayasr.logs import note, progress, taking_long
-from rayasr.ray_session import check_shared, connect, set_up_data
-
-MAX_TASK_RETRIES = 3
-"""Ray Data restarts a task whose process has died for ever, unless told otherwise."""
+from rayasr.ray_session import (
+    MAX_TASK_RETRIES,
+    check_shared,
+    connect,
+    explain_loss,
+    set_up_data,
+)
 
 
 def read_plan(recipe: Recipe, notes: Callable[[str], None] = note) -> StorePlan:
@@ -150,7 +153,8 @@ def _extract(pending: Sequence[ShardSpec], settings: bytes, notes: Callable[[str
                 seconds += row["seconds"]
                 line.update(utterances, note=f"{seconds / 3600.0:.2f} h of audio")
     except ray.exceptions.RayError as error:
-        raise _worker_failure(error) from error
+        advice = "lower store.max_seconds, or run on fewer CPUs"
+        raise explain_loss(error, advice) from error
 
 
 def _shard_task(row: dict[str, Any], settings: bytes) -> dict[str, Any]:
@@ -164,19 +168,6 @@ def _shard_task(row: dict[str, Any], settings: bytes) -> dict[str, Any]:
         empty = {"name": "", "num_utterances": 0, "num_rejects": 0, "seconds": 0.0, "rebuilt": ""}
         return empty | {"error": pickle.dumps(error)}
     return report._asdict() | {"error": b""}
-
-
-def _worker_failure(error: Exception) -> Exception:
-    """A process that died, as a sentence; any other error of a task is a bug and stays as it is."""
-    import ray
-
-    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    if isinstance(error, died) or "worker died" in str(error).lower():
-        return DataError(
-            f"a worker process died {MAX_TASK_RETRIES + 1} times over one shard, most likely for "
-            "lack of memory; lower store.max_seconds, or run on fewer CPUs"
-        )
-    return error
 
 
 def _refuse_other_recipe(recipe: Recipe, out: str) -> None:

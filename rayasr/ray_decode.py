@@ -26,10 +26,14 @@ from rayasr.decode.shards import DecodeShard, shards_of
 from rayasr.decode.split import from_store, report_split
 from rayasr.errors import DataError, LaunchError, RayasrError
 from rayasr.logs import note, progress
-from rayasr.ray_session import available_cpus, check_shared, connect, set_up_data
-
-MAX_TASK_RETRIES = 3
-"""Times that a shard is begun again after its process or its host is lost; Ray Data: for ever."""
+from rayasr.ray_session import (
+    MAX_TASK_RETRIES,
+    available_cpus,
+    check_shared,
+    connect,
+    explain_loss,
+    set_up_data,
+)
 
 Notes = Callable[[str], None]
 
@@ -140,7 +144,8 @@ def _run(job: DecodeJob, pending: Sequence[DecodeShard], workers: int, notes: No
                 audio_s += row["audio_s"]
                 line.update(utterances, note=_pace(audio_s, time.monotonic() - started))
     except ray.exceptions.RayError as error:
-        raise _explained(error) from error
+        advice = "take fewer --workers; finished shards are kept: run the same command again"
+        raise explain_loss(error, advice) from error
     notes(f"decoded {_pace(audio_s, time.monotonic() - started)} with {workers} worker(s)")
 
 
@@ -162,17 +167,3 @@ def _decoder(job: bytes) -> ShardDecoder:
     """This process's model and store, opened once for all of its tasks."""
     torch.set_num_threads(1)  # Ray counts one CPU per worker
     return ShardDecoder(pickle.loads(job))
-
-
-def _explained(error: Exception) -> Exception:
-    """Lost workers, as a sentence; any other error of a task is a bug and stays as it is."""
-    import ray
-
-    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
-    if isinstance(error, died) or "worker died" in str(error).lower():
-        return DataError(
-            f"workers died {MAX_TASK_RETRIES + 1} times over one shard, most likely for lack of "
-            "memory; take fewer --workers: finished shards are kept, run the same command again to "
-            "go on"
-        )
-    return error

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rayasr import storage
-from rayasr.errors import DataError, LaunchError
+from rayasr.errors import DataError, LaunchError, first_line
 from rayasr.logs import note
 
+MAX_TASK_RETRIES = 3
+"""Times that a task is begun again after its process or its host is lost; Ray Data: for ever."""
 OBJECT_STORE_BYTES = 2 * 10**9
 """Ray's default is 30 % of the memory; only metadata goes through our object store."""
 
@@ -75,7 +77,7 @@ def connect(
                 **quiet,
             )
     except Exception as error:  # Ray raises a dozen kinds of its own, ConnectionError the mildest
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        first = first_line(error)
         if address:
             raise LaunchError(_cannot_join(address, first)) from error
         raise LaunchError(f"cannot start Ray on this machine: {first}") from error
@@ -211,6 +213,22 @@ def check_shared(paths: Sequence[str], folder: str, what: str) -> None:
 def missing_paths(paths: Sequence[str]) -> list[str]:
     """Those that do not exist on this host."""
     return [path for path in paths if not Path(path).exists()]
+
+
+def explain_loss(error: Exception, advice: str) -> Exception:
+    """A DataError where the processes of one shard died again and again; else the error itself.
+
+    Any other error of a task is a bug and stays as it is.
+    """
+    import ray
+
+    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+    if isinstance(error, died) or "worker died" in str(error).lower():
+        return DataError(
+            f"worker processes died {MAX_TASK_RETRIES + 1} times over one shard, most likely for "
+            f"lack of memory; {advice}"
+        )
+    return error
 
 
 def set_up_data() -> None:

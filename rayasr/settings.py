@@ -5,7 +5,7 @@ Recipes (`rayasr.config`) and job files (`launcher.spec`) are made of `Section`s
 """
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_origin
 
@@ -37,11 +37,27 @@ def load_settings(
 
     `examples` is the folder whose files are named where `path` cannot be read.
     """
+    values = read_mapping(path, parse=parse, examples=examples)
+    for override in overrides:
+        apply_override(values, override, parse)
+    return check_settings(values, model, str(path))
+
+
+def read_mapping(
+    path: str | Path,
+    *,
+    parse: Callable[[str], Any] = yaml.safe_load,
+    examples: str | None = None,
+) -> dict[str, Any]:
+    """The settings of a YAML file as they stand there; raises ConfigError.
+
+    `examples` is a folder whose files are named where `path` cannot be read.
+    """
     try:
         values = parse(Path(path).read_text(encoding="utf-8")) or {}
     except OSError as error:
-        known = ", ".join(sorted(p.name for p in Path(examples).glob("*.yaml")))
-        hint = f"; {examples}/ has {known}" if known else ""
+        known = sorted(p.name for p in Path(examples).glob("*.yaml")) if examples else ()
+        hint = f"; {examples}/ has {', '.join(known)}" if known else ""
         raise ConfigError(f"cannot read {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not text in UTF-8; is it the right file?") from error
@@ -49,9 +65,23 @@ def load_settings(
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must be a mapping of settings, found {type(values).__name__}")
-    for override in overrides:
-        apply_override(values, override, parse)
-    return check_settings(values, model, str(path))
+    return values
+
+
+def flatten(values: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
+    """Values of some sections by dotted key; None for a section that is not there."""
+    flat: dict[str, Any] = {}
+
+    def walk(key: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                walk(f"{key}.{name}", inner)
+        else:
+            flat[key] = value
+
+    for section in sections:
+        walk(section, values.get(section))
+    return flat
 
 
 def check_settings(values: dict[str, Any], model: type[S], source: str) -> S:

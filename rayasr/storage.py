@@ -1,6 +1,7 @@
 """Files on this machine, on a mount or on s3://, through pyarrow.fs; the lease of a run."""
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -104,6 +105,12 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a local file in hex; raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(path: str | Path) -> None:

@@ -137,21 +137,14 @@ def make_model(
     """Write a model folder with random weights, sure enough of its units that hypotheses differ."""
     import torch
 
-    from rayasr.checkpoint import cmvn_tensors, save_model
+    from rayasr.checkpoint import new_model, save_model
     from rayasr.data.cmvn import CmvnStats
-    from rayasr.model.u2 import build_model
 
     bins = recipe.features.num_mel_bins
     noise = np.random.default_rng(0).normal(8.0, 3.0, (500, bins))
     cmvn = cmvn or CmvnStats.zeros(bins).add(noise)
     torch.manual_seed(0)
-    model = build_model(
-        recipe.model,
-        num_mel_bins=bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
+    model = new_model(recipe, tokenizer, cmvn)
     with torch.no_grad():
         model.ctc.ctc_lo.weight *= 4.0
     return save_model(folder, model.state_dict(), recipe, tokenizer, cmvn)

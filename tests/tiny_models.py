@@ -6,11 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayasr.checkpoint import cmvn_tensors, save_model
+from rayasr.checkpoint import new_model, save_model
 from rayasr.config import parse_recipe
 from rayasr.data.cmvn import CmvnStats
 from rayasr.data.fbank import Fbank
-from rayasr.model.u2 import build_model
 from rayasr.tokenizer import Tokenizer
 
 MEL = 20
@@ -43,13 +42,7 @@ def save_tiny_model(folder: Path, features: dict[str, Any] | None = None, **chan
     cmvn = CmvnStats.zeros(MEL).add(heard.numpy())
     tokenizer = Tokenizer(UNITS)
     torch.manual_seed(0)
-    model = build_model(
-        recipe.model,
-        num_mel_bins=MEL,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
+    model = new_model(recipe, tokenizer, cmvn)
     with torch.no_grad():  # each unit as likely as the others
         model.ctc.ctc_lo.weight *= 8.0
         encoder_out, _ = model.eval().encode(heard[None], torch.tensor([len(heard)]))

@@ -13,9 +13,9 @@ from torch import Tensor
 from rayasr.checkpoint import LoadedModel, load_model
 from rayasr.config import Recipe
 from rayasr.model.u2 import build_model
+from rayasr.settings import read_mapping
 from rayasr.tokenizer import Tokenizer
 from rayasr.wenet.importing import import_wenet
-from rayasr.wenet.supported import read_train_yaml
 from rayasr.wenet.train_yaml import recipe_from_wenet
 from rayasr.wenet.weights import with_position_tables
 
@@ -56,7 +56,7 @@ UNITS = ("<blank>", "<unk>", "<sos/eos>", *"零一二三四五六七八九")
 def read_recipe(folder: Path) -> Recipe:
     """Our recipe of a WeNet folder's train.yaml."""
     path = folder / "train.yaml"
-    return recipe_from_wenet(read_train_yaml(path), str(path))
+    return recipe_from_wenet(read_mapping(path), str(path))
 
 
 def load_wenet(folder: Path) -> LoadedModel:

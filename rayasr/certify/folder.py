@@ -1,9 +1,9 @@
 """Whether an export's files are those that it speaks of, and say what the checkpoint says."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
+from rayasr import storage
 from rayasr.checkpoint import LoadedModel
 from rayasr.errors import CheckpointError
 from rayasr.export.info import CERTIFICATE_FILE, ExportedModel, ExportInfo
@@ -21,7 +21,7 @@ def describe_files(folder: Path, info: ExportInfo) -> dict[str, dict[str, Any]]:
                     f"{folder} lacks {name} of its model {model.name}; export it again"
                 )
     return {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": storage.sha256(path)}
         for path in sorted(folder.iterdir())
         if path.is_file() and path.name != CERTIFICATE_FILE and not path.name.startswith(".")
     }
@@ -34,7 +34,7 @@ def changed_files(folder: Path, certified: dict[str, dict[str, Any]]) -> list[st
         path = folder / name
         if not path.is_file():
             changes.append(f"{name} is gone")
-        elif path.stat().st_size != known["bytes"] or _sha256(path) != known["sha256"]:
+        elif path.stat().st_size != known["bytes"] or storage.sha256(path) != known["sha256"]:
             changes.append(f"{name} has changed")
     return changes
 
@@ -76,8 +76,3 @@ def _metadata_faults(path: Path, model: ExportedModel) -> list[str]:
         for name, wanted in (("chunk_size", model.chunk_size), ("left_chunks", model.left_chunks))
         if facts.get(name) != str(wanted)
     ]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

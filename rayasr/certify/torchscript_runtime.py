@@ -7,6 +7,7 @@ hypotheses that it found.
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from torch import Tensor
 
 from rayasr.config import Mode
 from rayasr.data.fbank import Fbank
-from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
-from rayasr.decode.hypothesis import Hypothesis
 from rayasr.export.info import ExportedModel, ExportInfo
+from rayasr.export.runtime_search import nearest_mode, search
 from rayasr.export.torchscript import int8_kernels, load_script
 from rayasr.tokenizer import Tokenizer
 
@@ -35,8 +35,7 @@ class TorchScriptRuntime:
     def __init__(
         self, folder: Path, info: ExportInfo, model: ExportedModel, module: Any = None
     ) -> None:
-        # The runtime has no attention search; nearest is what rescoring makes of the prefixes.
-        self.mode: Mode = "attention_rescoring" if info.mode == "attention" else info.mode
+        self.mode = nearest_mode(info.mode, has_decoders=True)
         self._kernels = int8_kernels if model.precision == "int8" else nullcontext
         self._fbank = Fbank(info.features)
         self._tokenizer = Tokenizer.load(folder)
@@ -84,21 +83,17 @@ class RuntimeDriver:
         self.eos = module.eos_symbol()
         self.bidirectional = module.is_bidirectional_decoder()
         self.chunk_size, self.left_chunks = chunk_size, left_chunks
-        self.beam_size, self.ctc_weight = beam_size, ctc_weight
-        self.reverse_weight = reverse_weight if self.bidirectional else 0.0
+        self.settings = {
+            "beam_size": beam_size,
+            "ctc_weight": ctc_weight,
+            "reverse_weight": reverse_weight,
+        }
 
     def units(self, features: Tensor, mode: Mode) -> tuple[int, ...]:
         """What is found in one utterance; features (T, F) are raw fbank."""
         encoder_out, log_probs = self.encode(features)
-        length = torch.tensor([len(log_probs)])
-        if not len(log_probs):
-            return ()
-        if mode == "ctc_greedy_search":
-            return ctc_greedy(log_probs[None], length)[0].units
-        nbest = ctc_prefix_beam(log_probs[None], length, self.beam_size)[0]
-        if mode == "ctc_prefix_beam_search":
-            return nbest[0].units
-        return self._rescore(nbest, encoder_out)
+        decoders = partial(self.decoders, encoder_out=encoder_out)
+        return search(log_probs, mode, self.settings, self.eos, decoders)
 
     @torch.no_grad()
     def encode(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,22 +143,3 @@ class RuntimeDriver:
                 if end - start >= kept:
                     cached = kept
             start = end
-
-    def _rescore(self, nbest: list[Hypothesis], encoder_out: Tensor) -> tuple[int, ...]:
-        """The best of the n-best by the decoders' scores plus the weighted CTC score."""
-        left, *right = self.decoders([item.units for item in nbest], encoder_out)
-        best, best_score = nbest[0].units, float("-inf")
-        for i, hypothesis in enumerate(nbest):
-            score = self._attention_score(left[i], hypothesis.units)
-            if self.reverse_weight > 0:
-                reversed_score = self._attention_score(right[0][i], hypothesis.units[::-1])
-                score = score * (1 - self.reverse_weight) + reversed_score * self.reverse_weight
-            score += self.ctc_weight * hypothesis.score
-            if score > best_score:
-                best, best_score = hypothesis.units, score
-        return best
-
-    def _attention_score(self, log_probs: Tensor, units: tuple[int, ...]) -> float:
-        """Sum over the units and <eos>; log_probs (L, V)."""
-        steps = torch.tensor([*units, self.eos])
-        return float(log_probs[torch.arange(len(steps)), steps].sum())

@@ -15,9 +15,8 @@ from rayasr.certify.recordings import Recordings
 from rayasr.certify.runtime import OpenRuntime, Runtime, open_runtimes
 from rayasr.checkpoint import LoadedModel
 from rayasr.config import Mode
-from rayasr.errors import CheckpointError, RayasrError
+from rayasr.errors import CheckpointError, RayasrError, first_line
 from rayasr.export.info import ExportedModel, ExportInfo, file_sizes
-from rayasr.export.torchscript import streams
 from rayasr.logs import progress
 from rayasr.score import RATE_NAMES, score_texts
 
@@ -90,7 +89,7 @@ class Trial:
     def _contexts(self, model: ExportedModel) -> list[ExportedModel]:
         """The model with each context that it is to be tried in."""
         is_open = model.chunk_size <= 0 and model.kind in ("torchscript", "wenet_checkpoint")
-        if is_open and streams(self._loaded.recipe.model.encoder):
+        if is_open and self._loaded.recipe.model.encoder.can_stream:
             return [model, replace(model, chunk_size=CHUNK_SIZE, left_chunks=LEFT_CHUNKS)]
         return [model]
 
@@ -168,5 +167,4 @@ def _named(title: str) -> Iterator[None]:
     except RayasrError:
         raise
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{title} cannot run: {first}; export again") from error
+        raise CheckpointError(f"{title} cannot run: {first_line(error)}; export again") from error

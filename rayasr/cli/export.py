@@ -81,9 +81,6 @@ def export(
 
     Example: rayasr export runs/digits --int8 --certify data/digits --out exported
     """
-    import json
-
-    from rayasr.cli.certify import print_certificate
     from rayasr.errors import DataError
     from rayasr.logs import taking_long
 
@@ -101,24 +98,14 @@ def export(
         raise DataError(f"--certify {certify} does not exist; name a corpus folder")
     with taking_long("export"):
         report = _export(format_name, run, out, given)
-    if certify is None:
-        if as_json:
-            typer.echo(json.dumps(report.to_json(), ensure_ascii=False))
-            return
-        _print_report(report)
-        typer.echo(f"not certified; next: rayasr certify {out} --corpus DIR")
-        return
-    from rayasr.certify.certify import certify as certify_export
-
     if not as_json:
         _print_report(report)
-    found = certify_export(out, certify, split, max_loss=max_loss, force=force)
-    if as_json:
-        values = report.to_json() | {"certificate": found.to_json()}
-        typer.echo(json.dumps(values, ensure_ascii=False))
+    if certify is not None:
+        _certify(report, certify, split, max_loss, force, as_json)
+    elif as_json:
+        _print_json(report.to_json())
     else:
-        print_certificate(found)
-    found.require_passed(out)
+        typer.echo(f"not certified; next: rayasr certify {out} --corpus DIR")
 
 
 def _check(format_name: str, given: dict[str, Any]) -> None:
@@ -152,6 +139,28 @@ def _export(format_name: str, run: Path, out: Path, given: dict[str, Any]) -> "E
     from rayasr.export.torchscript import export_torchscript
 
     return export_torchscript(run, out, **given)
+
+
+def _certify(
+    report: "ExportReport", corpus: Path, split: str, max_loss: float, force: bool, as_json: bool
+) -> None:
+    """Try what was written and print what came out; raises CheckpointError if it must not leave."""
+    from rayasr.certify.certify import certify
+    from rayasr.cli.certify import print_certificate
+
+    folder = Path(report.folder)
+    found = certify(folder, corpus, split, max_loss=max_loss, force=force)
+    if as_json:
+        _print_json(report.to_json() | {"certificate": found.to_json()})
+    else:
+        print_certificate(found)
+    found.require_passed(folder)
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    import json
+
+    typer.echo(json.dumps(values, ensure_ascii=False))
 
 
 def _print_report(report: "ExportReport") -> None:

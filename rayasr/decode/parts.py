@@ -4,7 +4,6 @@ OUT/.parts/<split>-<number>-<digest>.json; the digest covers all that its hypoth
 a rerun takes what is there and other settings take nothing of it.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rayasr import storage
-from rayasr.checkpoint import MODEL_FILE, LoadedModel, load_model
+from rayasr.checkpoint import MODEL_FILE, LoadedModel, load_model, model_digest
 from rayasr.config import Mode
 from rayasr.data.store import Store, digest_of
 from rayasr.decode.hypothesis import Hypothesis
@@ -24,6 +23,8 @@ from rayasr.errors import CheckpointError, DataError
 
 FORMAT_VERSION = 1
 PARTS_FOLDER = ".parts"
+DECODES = (MODEL_FILE, "recipe.yaml", "cmvn.json")
+"""Of a model folder, what results depend on."""
 
 Found = dict[Mode, list[Hypothesis]]
 """By mode, a hypothesis for each utterance."""
@@ -58,7 +59,7 @@ class DecodeJob:
         model = loaded.path.absolute()
         return cls(
             str(model),
-            model_digest(model),
+            model_digest(model, DECODES),
             str(store.path),
             store.info["digest"],
             str(Path(out).absolute() / PARTS_FOLDER),
@@ -126,24 +127,9 @@ class ShardDecoder:
 
     @cached_property
     def _recognizer(self) -> Recognizer:
-        if model_digest(self._job.model) != self._job.model_digest:
+        if model_digest(self._job.model, DECODES) != self._job.model_digest:
             raise CheckpointError(_other("model", self._job.model))
         return Recognizer(load_model(self._job.model, self._job.device), self._job.decoding)
-
-
-def model_digest(folder: str | Path) -> str:
-    """Sixteen hex digits over a model folder's weights and what is built with them.
-
-    Raises CheckpointError where they cannot be read.
-    """
-    digests = []
-    for name in (MODEL_FILE, "recipe.yaml", "cmvn.json"):
-        try:
-            with Path(folder, name).open("rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        except OSError as error:
-            raise CheckpointError(f"cannot read {folder}/{name}: {error.strerror}") from error
-    return digest_of(digests)
 
 
 def write_part(path: Path, found: Found) -> None:

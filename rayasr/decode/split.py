@@ -155,7 +155,7 @@ def decode_split(
     config = config or loaded.recipe.decode
     find = from_store if isinstance(source, Store) else from_corpora
     material = find(source, split, config.max_padded_frames)  # type: ignore[arg-type]
-    decoded = _decode(Recognizer(loaded, decoding), material, modes)
+    decoded = decode_material(Recognizer(loaded, decoding), material, modes)
     return report_split(loaded, material, decoded.hypotheses, out, config)
 
 
@@ -234,7 +234,7 @@ def choose_decoding(
     recognizer = Recognizer(loaded, settings)
     material = from_store(store, split, config.max_padded_frames)
     modes = [mode for mode in DECODE_MODES if mode in config.modes]
-    decoded = _decode(recognizer, material, modes)
+    decoded = decode_material(recognizer, material, modes)
     count = _ErrorCounter(recognizer, material, config)
     errors = {mode: count.errors(decoded.hypotheses[mode]) for mode in modes}
     if "attention_rescoring" in modes:
@@ -292,7 +292,7 @@ class _ErrorCounter:
         return self._known[i, units]
 
 
-def _decode(recognizer: Recognizer, material: Material, modes: Sequence[Mode]) -> Decoded:
+def decode_material(recognizer: Recognizer, material: Material, modes: Sequence[Mode]) -> Decoded:
     """Decode everything, in the order of `material.keys`."""
     total = len(material.keys)
     nothing = [Hypothesis((), 0.0, ())]

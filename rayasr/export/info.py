@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayasr import storage
+from rayasr.checkpoint import LoadedModel
 from rayasr.config import Mode
 from rayasr.errors import CheckpointError, RayasrError
 from rayasr.feature_config import FeatureConfig, parse_features
@@ -86,6 +87,28 @@ def begin_export(folder: str | Path) -> None:
     """
     storage.make_folder(folder)
     storage.remove(storage.join(folder, INFO_FILE))
+
+
+def finish_export(
+    folder: Path,
+    export_format: Format,
+    loaded: LoadedModel,
+    models: Sequence[ExportedModel],
+    max_difference: dict[str, float],
+    dev: dict[str, dict[str, Any]] | None = None,
+) -> ExportReport:
+    """Write export.json of a model's files, which are all there; raises DataError."""
+    info = ExportInfo(
+        format=export_format,
+        source=str(loaded.path),
+        models=tuple(models),
+        features=loaded.recipe.features,
+        mode=loaded.decoding["default_mode"],
+        decoding=loaded.decoding,
+    )
+    write_info(folder, info)
+    names = [name for model in models for name in model.files]
+    return ExportReport(str(folder), file_sizes(folder, names), max_difference, dev or {})
 
 
 def write_info(folder: str | Path, info: ExportInfo) -> None:

@@ -3,7 +3,6 @@
 import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayasr.decode.hypothesis import Hypothesis
-from rayasr.errors import CheckpointError, ConfigError
+from rayasr.errors import CheckpointError, ConfigError, first_line
 from rayasr.export.info import ExportedModel
 from rayasr.export.onnx_graphs import CTC_FILE, DECODER_FILE, ENCODER_FILE, NEEDS_EXTRA
 
@@ -79,8 +77,7 @@ class Trio:
         self._encoder = open_session(folder / ENCODER_FILE)
         self._ctc = open_session(folder / CTC_FILE)
         self._decoder = open_session(folder / DECODER_FILE)
-        self._sos = _fact(self._encoder, "sos_symbol")
-        self._eos = _fact(self._encoder, "eos_symbol")
+        self.sos_eos_id = _fact(self._encoder, "eos_symbol")
         self._bidirectional = bool(_fact(self._encoder, "is_bidirectional_decoder"))
         self._size = _fact(self._encoder, "output_size")
         chunks = _fact(self._encoder, "chunk_size"), _fact(self._encoder, "left_chunks")
@@ -92,44 +89,15 @@ class Trio:
         (log_probs,) = _run(self._ctc, {"hidden": frames.numpy()})
         return Encoded(torch.from_numpy(log_probs[0]), frames)
 
-    def decoder_log_probs(
-        self, units: Sequence[Sequence[int]], frames: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of N hypotheses over frames (1, T', D): (N, L + 1, V) by each decoder."""
+    def decoder_log_probs(self, units: Sequence[Sequence[int]], frames: Tensor) -> list[Tensor]:
+        """Of N hypotheses over frames (1, T', D): (N, L + 1, V) by each decoder there is."""
         longest = max(len(row) for row in units)
         # As WeNet's runtime: <sos> in front, zeros behind.
-        hyps = np.array([[self._sos, *row, *[0] * (longest - len(row))] for row in units])
+        hyps = np.array([[self.sos_eos_id, *row, *[0] * (longest - len(row))] for row in units])
         lengths = np.array([len(row) + 1 for row in units])
         inputs = {"hyps": hyps, "hyps_lens": lengths, "encoder_out": frames.numpy()}
-        left, right = _run(self._decoder, inputs)
-        return torch.from_numpy(left), torch.from_numpy(right)
-
-    def rescore(
-        self,
-        nbest: Sequence[Hypothesis],
-        encoded: Encoded,
-        ctc_weight: float,
-        reverse_weight: float,
-    ) -> tuple[int, ...]:
-        """The units that the decoders and CTC like best together."""
-        found = [item for item in nbest if item.score > -inf]
-        if encoded.frames is None or encoded.frames.size(1) == 0 or not found:
-            return nbest[0].units
-        left, right = self.decoder_log_probs([item.units for item in found], encoded.frames)
-        share = reverse_weight if self._bidirectional else 0.0
-        best, best_score = found[0], -inf
-        for i, item in enumerate(found):
-            score = self._sum(left[i], item.units) * (1.0 - share) + ctc_weight * item.score
-            if share > 0.0:
-                score += self._sum(right[i], item.units[::-1]) * share
-            if score > best_score:
-                best, best_score = item, score
-        return best.units
-
-    def _sum(self, log_probs: Tensor, units: Sequence[int]) -> float:
-        """Log-probability of units and the `<eos>` behind them; log_probs (L, V)."""
-        steps = torch.tensor([*units, self._eos])
-        return float(log_probs[torch.arange(len(steps)), steps].double().sum())
+        left, right = map(torch.from_numpy, _run(self._decoder, inputs))
+        return [left, right] if self._bidirectional else [left]
 
 
 class ChunkCalls:
@@ -220,11 +188,6 @@ def _run(session: Any, inputs: dict[str, Any]) -> list[Any]:
             f"an exported model does not fit its export.json ({first_line(error)}); export again"
         ) from error
     return outputs
-
-
-def first_line(error: Exception) -> str:
-    """A runtime's message without its advice and addresses."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _fact(session: Any, *names: str) -> int:

@@ -7,6 +7,7 @@ itself. Both spell by the units that lie in the export.
 
 import importlib.metadata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,16 @@ from torch import Tensor
 
 from rayasr.config import Mode
 from rayasr.data.fbank import Fbank, num_frames
-from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
-from rayasr.errors import CheckpointError, ConfigError
+from rayasr.errors import CheckpointError, ConfigError, first_line
 from rayasr.export.info import ExportedModel, ExportInfo
 from rayasr.export.onnx_networks import (
     Encoded,
     Trio,
-    first_line,
     import_extra,
     open_network,
     read_metadata,
 )
+from rayasr.export.runtime_search import nearest_mode, search
 from rayasr.tokenizer import Tokenizer
 
 TOKENS_FILE = "tokens.txt"
@@ -59,7 +59,7 @@ class OnnxRuntime:
         self._tokenizer = _tokenizer(folder, model)
         self._fbank = Fbank(info.features)
         self._settings = info.decoding
-        self.mode = _mode(info.mode, model)
+        self.mode = nearest_mode(info.mode, has_decoders=model.kind == "wenet_trio")
 
     def transcribe(self, samples: Tensor) -> str:
         """What float32 samples (N,) in [-1, 1] at the model's rate say."""
@@ -72,19 +72,16 @@ class OnnxRuntime:
         encoded = self.network.encode(self._fbank(samples))
         if not isinstance(self.network, Trio) or encoded.frames is None:
             return [encoded.log_probs]
-        left, right = self.network.decoder_log_probs([units], encoded.frames)
-        return [encoded.log_probs, left[0], right[0]]
+        rows = self.network.decoder_log_probs([units], encoded.frames)
+        return [encoded.log_probs, *(row[0] for row in rows)]
 
     def _search(self, encoded: Encoded) -> tuple[int, ...]:
         """Units, in the model's default mode, or the best that a file without decoders can do."""
-        log_probs, lengths = encoded.log_probs[None], torch.tensor([len(encoded.log_probs)])
-        if self.mode == "ctc_greedy_search":
-            return ctc_greedy(log_probs, lengths)[0].units
-        nbest = ctc_prefix_beam(log_probs, lengths, self._settings["beam_size"])[0]
-        if self.mode == "ctc_prefix_beam_search" or not isinstance(self.network, Trio):
-            return nbest[0].units
-        weights = self._settings["ctc_weight"], self._settings["reverse_weight"]
-        return self.network.rescore(nbest, encoded, *weights)
+        network, frames = self.network, encoded.frames
+        if not isinstance(network, Trio) or frames is None:
+            return search(encoded.log_probs, self.mode, self._settings, 0, None)
+        decoders = partial(network.decoder_log_probs, frames=frames)
+        return search(encoded.log_probs, self.mode, self._settings, network.sos_eos_id, decoders)
 
 
 class SherpaRuntime:
@@ -152,14 +149,6 @@ class SherpaRuntime:
         while self._recognizer.is_ready(stream):
             self._recognizer.decode_stream(stream)
         return str(self._recognizer.get_result(stream))
-
-
-def _mode(wanted: Mode, model: ExportedModel) -> Mode:
-    """The model's default mode, or the best that a file without its decoders can do."""
-    if wanted in ("ctc_greedy_search", "ctc_prefix_beam_search"):
-        return wanted
-    # the runtime has no attention search; nearest is what rescoring makes of the prefixes
-    return "attention_rescoring" if model.kind == "wenet_trio" else "ctc_prefix_beam_search"
 
 
 def _sherpa_facts(path: Path, model: ExportedModel) -> dict[str, int]:

@@ -19,23 +19,23 @@ from torch import Tensor, nn
 from rayasr import storage
 from rayasr.checkpoint import LoadedModel, load_model
 from rayasr.config import Mode
-from rayasr.data.batch_plan import fixed_batches
 from rayasr.data.store import Store
+from rayasr.decode.chunk_encoder import ChunkEncoder
 from rayasr.decode.recognizer import Recognizer
-from rayasr.errors import CheckpointError, ConfigError, DataError
+from rayasr.decode.split import decode_material, from_store
+from rayasr.errors import CheckpointError, ConfigError, DataError, first_line
+from rayasr.export.compare import largest_difference, noise
 from rayasr.export.front_end import mismatch
 from rayasr.export.info import (
     ExportedModel,
-    ExportInfo,
     ExportReport,
+    Precision,
     begin_export,
-    file_sizes,
-    write_info,
+    finish_export,
 )
-from rayasr.logs import note, progress
+from rayasr.logs import note
 from rayasr.model.subsampling import Positions
 from rayasr.model.u2 import U2Model
-from rayasr.model_config import EncoderConfig
 from rayasr.score import RATE_NAMES, Score, score_texts
 
 FLOAT_FILE = "final.zip"
@@ -43,8 +43,6 @@ INT8_FILE = "final_quant.zip"
 CHECK_CHUNK = 16
 CHECK_FRAMES = 331
 """Some chunks and a shorter last one."""
-TOLERANCE = 1e-3
-"""Largest difference of a log-probability between the exported model and the checkpoint."""
 
 
 def export_torchscript(
@@ -80,25 +78,14 @@ def export_torchscript(
     differences = {}
     for entry, module in models:
         _write(folder / entry.name, module)
-        tolerance = TOLERANCE if entry.precision == "float32" else float("inf")
-        differences[entry.name] = _check(folder / entry.name, loaded, tolerance)
+        differences[entry.name] = _check(folder / entry.name, loaded, entry.precision)
     rates: dict[str, dict[str, Any]] = {}
     for entry, _ in models if dev is not None else ():
         score = _score(folder / entry.name, loaded, cast(Store, dev), entry.name)
         rates[entry.name] = score.to_json()
         notes(f"{entry.name} on dev, {_mode(loaded)}: {_rate(score)}")
     entries = tuple(entry for entry, _ in models)
-    info = ExportInfo(
-        format="torchscript",
-        source=str(loaded.path),
-        models=entries,
-        features=loaded.recipe.features,
-        mode=_mode(loaded),
-        decoding=loaded.decoding,
-    )
-    write_info(folder, info)
-    sizes = file_sizes(folder, [entry.name for entry in entries])
-    return ExportReport(str(folder), sizes, differences, rates)
+    return finish_export(folder, "torchscript", loaded, entries, differences, rates)
 
 
 def script(model: nn.Module) -> bytes:
@@ -151,11 +138,6 @@ def int8_layers(model: U2Model, skip: Sequence[str] = ()) -> list[str]:
     return [name for name in linears if name not in left_out]
 
 
-def streams(encoder: EncoderConfig) -> bool:
-    """Whether an encoder was trained on chunks and can be called with one after the other."""
-    return encoder.dynamic_chunk and (encoder.kind == "transformer" or encoder.causal_convolution)
-
-
 def load_script(path: str | Path) -> Any:
     """An exported model; raises CheckpointError where it cannot be loaded."""
     with _quiet():
@@ -164,7 +146,7 @@ def load_script(path: str | Path) -> Any:
             return module.eval()
         except (RuntimeError, ValueError, OSError) as error:
             raise CheckpointError(
-                f"{path} cannot be loaded ({str(error).strip().splitlines()[0]}); export it again"
+                f"{path} cannot be loaded ({first_line(error)}); export it again"
             ) from error
 
 
@@ -189,25 +171,19 @@ def int8_kernels() -> Iterator[None]:
         engines.engine = before
 
 
-@torch.no_grad()
 def run_chunks(module: Any, features: Tensor, chunk_size: int) -> Tensor:
     """Encoder frames (1, T', D) of raw fbank (T, F), chunk after chunk as the runtime calls it.
 
     `chunk_size` <= 0: everything at once.
     """
-    rate, context = module.subsampling_rate(), module.right_context()
-    step = chunk_size * rate if chunk_size > 0 else len(features)
-    att_cache = cnn_cache = torch.zeros(0, 0, 0, 0)
+    encoder = ChunkEncoder(module, chunk_size, -1)
+    encoder.push(features)
     outputs: list[Tensor] = []
-    offset = 0
-    for start in range(0, len(features) - context, step):
-        window = features[start : start + step + context + 1 - rate]
-        out, att_cache, cnn_cache = module.forward_encoder_chunk(
-            window[None], offset, -1, att_cache, cnn_cache
-        )
+    while chunk_size > 0 and (out := encoder.chunk()) is not None:
         outputs.append(out)
-        offset += out.size(1)
-    return torch.cat(outputs, dim=1)
+    if (out := encoder.rest()) is not None:
+        outputs.append(out)
+    return torch.cat(outputs)[None]
 
 
 def _check_front_end(loaded: LoadedModel, force: bool, notes: Callable[[str], None]) -> None:
@@ -233,32 +209,28 @@ def _write(path: Path, model: nn.Module) -> None:
         content = script(model)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{path.name}: the model cannot be scripted: {str(error).strip().splitlines()[0]}"
+            f"{path.name}: the model cannot be scripted: {first_line(error)}"
         ) from error
     storage.write_atomic(path, content)
 
 
-def _check(path: Path, loaded: LoadedModel, tolerance: float) -> float:
+def _check(path: Path, loaded: LoadedModel, precision: Precision) -> float:
     """Largest difference between an exported file and the checkpoint; a wrong file is removed.
 
     Compared are log-probabilities of CTC and of the decoders on noise of the corpus's mean and
-    variance, in chunks where the model streams. Raises CheckpointError above the tolerance.
+    variance, in chunks where the model streams. Raises as `largest_difference` does.
     """
-    module = load_script(path)
-    worst = 0.0
-    for chunk_size in (CHECK_CHUNK, -1) if streams(loaded.recipe.model.encoder) else (-1,):
-        expected = _log_probs(loaded.model, _noise(loaded), chunk_size, whole=True)
-        found = _log_probs(module, _noise(loaded), chunk_size, whole=False)
-        for wanted, got in zip(expected, found, strict=True):
-            same = wanted.shape == got.shape and bool(got.isfinite().all())
-            worst = max(worst, float((wanted - got).abs().max()) if same else float("inf"))
-    if not worst <= tolerance or worst == float("inf"):
+    module, features = load_script(path), noise(loaded, CHECK_FRAMES)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for chunk_size in (CHECK_CHUNK, -1) if loaded.recipe.model.encoder.can_stream else (-1,):
+        expected = _log_probs(loaded.model, features, chunk_size, whole=True)
+        found = _log_probs(module, features, chunk_size, whole=False)
+        pairs += zip(expected, found, strict=True)
+    try:
+        return largest_difference(path.name, loaded, pairs, precision)
+    except CheckpointError:
         path.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"{path} differs from {loaded.path} by {worst:.3g} in a log-probability, so it was "
-            "removed; please report this with the recipe"
-        )
-    return worst
+        raise
 
 
 @torch.no_grad()
@@ -278,13 +250,6 @@ def _log_probs(
     return module.ctc_activation(encoder_out), left, right
 
 
-def _noise(loaded: LoadedModel) -> Tensor:
-    """Features (T, F) that have the corpus's mean and variance."""
-    mean, istd = (torch.from_numpy(values) for values in loaded.cmvn.mean_istd())
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(CHECK_FRAMES, len(mean), generator=generator) / istd + mean
-
-
 def _open_dev(path: str | Path, loaded: LoadedModel) -> Store:
     """The store, if it has a dev split and this model's features; raises DataError."""
     store = Store.open(path)
@@ -298,18 +263,13 @@ def _score(path: Path, loaded: LoadedModel, store: Store, title: str) -> Score:
     """Errors of an exported file on the dev split, in the model's default mode, full context."""
     # A scripted model has the methods that the recognizer calls.
     scripted = replace(loaded, model=cast(U2Model, load_script(path)))
-    recognizer, mode, split = Recognizer(scripted), _mode(loaded), store.split("dev")
-    texts: dict[str, str] = {}
-    with progress(title, len(split)) as bar, int8_kernels():
-        limit = loaded.recipe.decode.max_padded_frames
-        for rows in fixed_batches(split.frames[:, 0], limit):
-            features = [store.features("dev", row) for row in rows]
-            found = recognizer.decode_batch(features, [mode]).hypotheses[mode]
-            for row, hypothesis in zip(rows, found, strict=True):
-                texts[split.keys[row]] = recognizer.text(hypothesis)
-            bar.update(len(texts))
-    references = dict(zip(split.keys, split.texts, strict=True))
-    return score_texts(references, texts, loaded.recipe.decode.unit)
+    recognizer, mode = Recognizer(scripted), _mode(loaded)
+    config = loaded.recipe.decode
+    material = replace(from_store(store, "dev", config.max_padded_frames), name=title)
+    with int8_kernels():
+        hypotheses = decode_material(recognizer, material, [mode]).hypotheses[mode]
+    texts = dict(zip(material.keys, map(recognizer.text, hypotheses), strict=True))
+    return score_texts(material.references, texts, config.unit)
 
 
 def _mode(loaded: LoadedModel) -> Mode:

@@ -1,6 +1,5 @@
 """Fine-tuning: a fresh training that starts from a finished model, with the same or other units."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rayasr.checkpoint import (
     find_model,
     list_checkpoints,
     load_weights,
+    model_digest,
     read_tensors,
 )
 from rayasr.config import Recipe, load_recipe
@@ -31,6 +31,8 @@ _BY_UNIT = (
     "output_layer.bias",
 )
 """Ends of the names of tensors that have a row for each unit."""
+_STARTS = (MODEL_FILE, UNITS_FILE)
+"""Of a model folder, what makes it another start."""
 _CMVN = ("encoder.global_cmvn.mean", "encoder.global_cmvn.istd")
 _OF_CONFORMERS = {"positions", "convolution_kernel", "causal_convolution", "convolution_norm"}
 _ENCODER = {
@@ -89,7 +91,7 @@ def prepare_init(
             f"sections features and model from {folder / 'recipe.yaml'}"
         )
     source = cast(Literal["model", "store"], cmvn)
-    return InitFrom(str(folder.absolute()), _digest(folder), tuple(freeze), source)
+    return InitFrom(str(folder.absolute()), model_digest(folder, _STARTS), tuple(freeze), source)
 
 
 def recorded_start(state: dict[str, Any]) -> InitFrom | None:
@@ -159,7 +161,7 @@ def copy_weights(
     Raises CheckpointError.
     """
     folder = Path(init.model)
-    if _digest(folder) != init.digest:
+    if model_digest(folder, _STARTS) != init.digest:
         raise CheckpointError(f"{folder} is not the model any more that the training started from")
     source = Tokenizer.load(folder)
     rows = matching_units(source, tokenizer)
@@ -198,18 +200,6 @@ def _by_unit(trained: Tensor, fresh: Tensor, rows: dict[int, int], num_units: in
     mapped = fresh.clone()
     mapped[list(rows.values())] = trained[list(rows)].to(fresh.dtype)
     return mapped
-
-
-def _digest(folder: Path) -> str:
-    """Sixteen hex digits over a model folder's weights and units; raises CheckpointError."""
-    digest = hashlib.sha256()
-    for path in (folder / MODEL_FILE, folder / UNITS_FILE):
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()[:16]
 
 
 def _describe(start: InitFrom) -> str:

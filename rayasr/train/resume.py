@@ -18,6 +18,7 @@ from rayasr.checkpoint import (
 )
 from rayasr.config import Recipe
 from rayasr.errors import CheckpointError
+from rayasr.settings import flatten
 from rayasr.train.checkpoint_writer import fetch_from_mirror
 from rayasr.train.init_from import InitFrom, check_same_start
 
@@ -197,17 +198,7 @@ def _length_does_not_matter(now: dict[str, Any]) -> bool:
 
 def _flatten(values: dict[str, Any]) -> dict[str, Any]:
     """Dotted keys of the sections that training depends on, and the weights of the corpora."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}", inner)
-        else:
-            flat[prefix] = value
-
-    for section in _SECTIONS:
-        walk(section, values.get(section))
+    flat = flatten(values, _SECTIONS)
     weights = [corpus.get("weight", 1.0) for corpus in values.get("corpora", [])]
     while weights and weights[-1] == 1.0:  # the weight of a corpus that the recipe does not name
         weights.pop()

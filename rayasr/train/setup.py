@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from rayasr import storage
-from rayasr.checkpoint import Checkpoint, cmvn_tensors
+from rayasr.checkpoint import Checkpoint, new_model
 from rayasr.config import Recipe, dump_recipe
 from rayasr.data.cmvn import CmvnStats
 from rayasr.data.loader import Loader
 from rayasr.data.store import Store
 from rayasr.errors import ConfigError, DataError
-from rayasr.model.u2 import U2Model, build_model
+from rayasr.model.u2 import U2Model
 from rayasr.train.init_from import (
     InitFrom,
     copy_weights,
@@ -148,13 +148,7 @@ def _build(
     """A model before `load_state`, and the statistics that rank 0 keeps with it."""
     torch.manual_seed(recipe.seed)
     cmvn = store.cmvn if checkpoint is None else recorded_cmvn(checkpoint, store.cmvn)
-    model = build_model(
-        recipe.model,
-        num_mel_bins=recipe.features.num_mel_bins,
-        vocab_size=store.tokenizer.vocab_size,
-        sos_eos_id=store.tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
+    model = new_model(recipe, store.tokenizer, cmvn)
     if init_from is not None:
         if checkpoint is None and world.is_first:
             cmvn = copy_weights(model, store.tokenizer, init_from, say) or cmvn

@@ -9,7 +9,7 @@ from rayasr.config import Recipe
 from rayasr.data.batch import Batch
 from rayasr.data.batch_plan import BatchPlan
 from rayasr.data.loader import LoadedStep
-from rayasr.errors import TrainingError
+from rayasr.errors import TrainingError, first_line
 from rayasr.train.state import NUM_EXTRAS, TrainState
 from rayasr.train.step import autocast, forward
 from rayasr.train.world import World
@@ -29,7 +29,7 @@ def check_kernels(device: torch.device) -> None:
     except RuntimeError as error:
         name = torch.cuda.get_device_name(device)
         raise TrainingError(
-            f"torch {torch.__version__} has no kernels for {name} ({str(error).splitlines()[0]}); "
+            f"torch {torch.__version__} has no kernels for {name} ({first_line(error)}); "
             "install a torch build for this GPU, or train with --devices cpu"
         ) from error
 

@@ -2,24 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from torch import Tensor
 
 from rayasr import storage
-from rayasr.checkpoint import LoadedModel, load_model
-from rayasr.config import Mode, Recipe
+from rayasr.checkpoint import load_model
+from rayasr.config import Recipe
 from rayasr.errors import CheckpointError, ConfigError
-from rayasr.export.info import (
-    INFO_FILE,
-    ExportedModel,
-    ExportInfo,
-    ExportReport,
-    file_sizes,
-    write_info,
-)
+from rayasr.export.info import ExportedModel, ExportReport, begin_export, finish_export
 from rayasr.logs import note
+from rayasr.settings import flatten
 from rayasr.tokenizer import BPE_FILE, UNITS_FILE
 from rayasr.wenet.train_yaml import (
     CMVN_FILE,
@@ -48,8 +42,7 @@ def export_wenet(
     folder = Path(out)
     settings = wenet_from_recipe(loaded.recipe, loaded.tokenizer)
     _check_recipe(loaded.recipe, settings, notes)
-    storage.make_folder(folder)
-    (folder / INFO_FILE).unlink(missing_ok=True)
+    begin_export(folder)
     loaded.tokenizer.save(folder)
     storage.write_json(folder / CMVN_FILE, loaded.cmvn.to_json())
     text = yaml.safe_dump(settings, sort_keys=True, allow_unicode=True)
@@ -58,23 +51,10 @@ def export_wenet(
     complete = with_position_tables(weights, loaded.recipe.model.encoder.output_size)
     storage.write_atomic(folder / WEIGHTS_FILE, weights_file(complete))
     _compare(read_weights(folder / WEIGHTS_FILE, notes), weights, folder / WEIGHTS_FILE)
-    return _finish(folder, loaded)
-
-
-def _finish(folder: Path, loaded: LoadedModel) -> ExportReport:
     names = [WEIGHTS_FILE, YAML_FILE, UNITS_FILE, CMVN_FILE]
     names += [BPE_FILE] if loaded.tokenizer.kind != "char" else []
     model = ExportedModel(WEIGHTS_FILE, tuple(names), "wenet_checkpoint")
-    info = ExportInfo(
-        format="wenet",
-        source=str(loaded.path),
-        models=(model,),
-        features=loaded.recipe.features,
-        mode=cast(Mode, loaded.decoding["default_mode"]),
-        decoding=loaded.decoding,
-    )
-    write_info(folder, info)
-    return ExportReport(str(folder), file_sizes(folder, names), {WEIGHTS_FILE: 0.0})
+    return finish_export(folder, "wenet", loaded, [model], {WEIGHTS_FILE: 0.0})
 
 
 def _check_recipe(recipe: Recipe, settings: dict[str, Any], notes: Callable[[str], None]) -> None:
@@ -108,17 +88,7 @@ def _compare(found: dict[str, Tensor], weights: dict[str, Tensor], path: Path) -
 
 def _flatten(recipe: Recipe) -> dict[str, Any]:
     """Dotted keys of the sections that train.yaml knows, and their values."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}", inner)
-        else:
-            flat[prefix] = value
-
-    plain = recipe.model_dump(mode="json")
-    for section in ("model", "features", "augment", "batch", "optim"):
-        walk(section, plain[section])
+    sections = ("model", "features", "augment", "batch", "optim")
+    flat = flatten(recipe.model_dump(mode="json"), sections)
     flat[_CHANNELS] = flat[_CHANNELS] or recipe.model.encoder.output_size  # what unset means
     return flat

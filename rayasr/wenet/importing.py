@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from rayasr import storage
-from rayasr.checkpoint import MODEL_FILE, check_weights, save_model
+from rayasr.checkpoint import MODEL_FILE, check_weights, new_model, save_model
 from rayasr.config import Recipe, dump_recipe
 from rayasr.data.cmvn import CmvnStats
 from rayasr.errors import CheckpointError, ConfigError, RayasrError
 from rayasr.logs import note
-from rayasr.model.u2 import build_model
+from rayasr.settings import read_mapping
 from rayasr.tokenizer import UNITS_FILE, Tokenizer
-from rayasr.wenet.supported import lookup, read_train_yaml
+from rayasr.wenet.supported import lookup
 from rayasr.wenet.train_yaml import CMVN_FILE, WEIGHTS_FILE, YAML_FILE, recipe_from_wenet
 from rayasr.wenet.units import read_tokenizer, with_units
 from rayasr.wenet.weights import read_weights
@@ -37,7 +37,7 @@ def import_wenet(
     """
     source, target = Path(folder), Path(out)
     _check_folders(source, target)
-    settings = read_train_yaml(source / YAML_FILE)
+    settings = read_mapping(source / YAML_FILE)
     recipe = recipe_from_wenet(settings, str(source / YAML_FILE), notes=notes)
     weights = read_weights(source / WEIGHTS_FILE, notes)
     if _OUTPUT_LAYER not in weights or weights[_OUTPUT_LAYER].dim() != 2:
@@ -49,12 +49,7 @@ def import_wenet(
     recipe = with_units(recipe, tokenizer)
     cmvn = _read_cmvn(source, weights, recipe.features.num_mel_bins, notes)
     with torch.device("meta"):  # shapes alone
-        model = build_model(
-            recipe.model,
-            num_mel_bins=recipe.features.num_mel_bins,
-            vocab_size=tokenizer.vocab_size,
-            sos_eos_id=tokenizer.sos_eos_id,
-        )
+        model = new_model(recipe, tokenizer)
     check_weights(model, weights, str(source / WEIGHTS_FILE))
     card = _card(recipe, tokenizer, weights, settings, source)
     return save_model(target, weights, recipe, tokenizer, cmvn, card=card)
@@ -72,7 +67,7 @@ def import_recipe(
         path /= YAML_FILE
     if target.exists():
         raise ConfigError(f"{target} is there already; choose another --out")
-    recipe = recipe_from_wenet(read_train_yaml(path), str(path), notes=notes)
+    recipe = recipe_from_wenet(read_mapping(path), str(path), notes=notes)
     batch = recipe.batch
     if batch.static_utterances is not None:
         notes(

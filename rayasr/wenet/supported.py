@@ -1,10 +1,7 @@
 """What of WeNet's settings we can be faithful to; everything else is named and refused."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from rayasr.errors import ConfigError
 
@@ -91,21 +88,6 @@ _READ = {
     "dataset_conf.resample_conf": "resample_rate",
 }
 """Settings that are taken over, of the sections where an unknown one may change the model."""
-
-
-def read_train_yaml(path: str | Path) -> dict[str, Any]:
-    """The settings of a train.yaml; raises ConfigError where it cannot be read."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not text in UTF-8; is it WeNet's train.yaml?") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must be a mapping of settings, found {type(values).__name__}")
-    return values
 
 
 def lookup(values: Mapping[str, Any], key: str, default: Any = None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rayasr.errors import CheckpointError
+from rayasr.errors import CheckpointError, first_line
 from rayasr.model.subsampling import TABLE_FRAMES, sinusoids
 
 POSITION_TABLE = ".pe"
@@ -80,10 +80,9 @@ def _load(path: Path) -> Any:
             "could run code, so nothing of it was run; ask for a file of the state dict alone"
         ) from None
     except Exception as error:  # what is no such file fails in any way inside torch
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise CheckpointError(
-            f"{path} is damaged or no file of weights ({reason.partition('. ')[0]}); take WeNet's "
-            "final.pt, not an export"
+            f"{path} is damaged or no file of weights ({first_line(error).partition('. ')[0]}); "
+            "take WeNet's final.pt, not an export"
         ) from None
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from rayasr import ray_decode
-from rayasr.checkpoint import LoadedModel, cmvn_tensors, load_model, save_model
+from rayasr import ray_decode, ray_session
+from rayasr.checkpoint import LoadedModel, load_model, new_model, save_model
 from rayasr.data.store import Store
 from rayasr.decode import shards
 from rayasr.decode.parts import PARTS_FOLDER, DecodeJob, ShardDecoder
@@ -20,7 +20,6 @@ from rayasr.decode.recognizer import Decoding
 from rayasr.decode.shards import shards_of
 from rayasr.decode.split import decode_split
 from rayasr.errors import ConfigError, DataError, LaunchError
-from rayasr.model.u2 import build_model
 from rayasr.ray_decode import decode_store
 from rayasr.ray_session import set_environment
 from rayasr.tokenizer import Tokenizer
@@ -66,13 +65,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def loaded(store: Store, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A model that has learned nothing, so that all its searches find much."""
     tokenizer = Tokenizer(["<blank>", "<unk>", "<sos/eos>", *DIGITS])
-    model = build_model(
-        RECIPE.model,
-        num_mel_bins=RECIPE.features.num_mel_bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(store.cmvn),
-    )
+    model = new_model(RECIPE, tokenizer, store.cmvn)
     folder = tmp_path_factory.mktemp("model")
     return load_model(save_model(folder, model.state_dict(), RECIPE, tokenizer, store.cmvn))
 
@@ -135,8 +128,9 @@ def test_a_worker_that_dies_again_and_again_is_given_up(
         return {}
 
     monkeypatch.setattr(ray_decode, "_shard_task", dying)
-    monkeypatch.setattr(ray_decode, "MAX_TASK_RETRIES", 1)
-    with pytest.raises(DataError, match=r"workers died 2 times .* finished shards are kept"):
+    for module in (ray_decode, ray_session):
+        monkeypatch.setattr(module, "MAX_TASK_RETRIES", 1)
+    with pytest.raises(DataError, match=r"processes died 2 times .* finished shards are kept"):
         decode_store(loaded, store, SPLITS, MODES, tmp_path, workers=1)
 
 

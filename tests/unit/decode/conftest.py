@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rayasr.checkpoint import LoadedModel, cmvn_tensors, default_decoding
+from rayasr.checkpoint import LoadedModel, default_decoding, new_model
 from rayasr.data.cmvn import CmvnStats
-from rayasr.model.u2 import build_model
 from rayasr.tokenizer import Tokenizer
 from tests.factories import DIGITS, tiny_training_recipe
 from tests.wenet_models import load_wenet
@@ -27,13 +26,7 @@ def tiny() -> LoadedModel:
     noise = torch.randn(500, bins, generator=torch.Generator().manual_seed(2)) * 3
     cmvn = CmvnStats.zeros(bins).add(noise.numpy())
     torch.manual_seed(5)
-    model = build_model(
-        recipe.model,
-        num_mel_bins=bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-        cmvn=cmvn_tensors(cmvn),
-    )
+    model = new_model(recipe, tokenizer, cmvn)
     with torch.no_grad():  # sharper than at its start, or everything would be a near-tie
         model.ctc.ctc_lo.weight.mul_(6.0)
         for decoder in (model.decoder.left_decoder, model.decoder.right_decoder):

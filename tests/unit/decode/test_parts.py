@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from rayasr.checkpoint import LoadedModel, load_model, save_model
+from rayasr.checkpoint import LoadedModel, load_model, model_digest, save_model
 from rayasr.decode.parts import (
+    DECODES,
     DecodeJob,
     ShardDecoder,
     join_parts,
-    model_digest,
     read_part,
     write_part,
 )
@@ -119,11 +119,11 @@ def test_a_model_or_store_that_was_changed_is_refused(loaded, store, job, shards
     with pytest.raises(DataError, match="is not the store that this decoding began with"):
         ShardDecoder(replace(job, store_digest="0"))(shards[0])
     with pytest.raises(CheckpointError, match=r"cannot read .*/model.safetensors: No such file"):
-        model_digest(tmp_path)
+        model_digest(tmp_path, DECODES)
     changed = save_model(
         tmp_path, loaded.model.state_dict(), loaded.recipe, loaded.tokenizer, store.cmvn
     )
-    assert model_digest(changed) != job.model_digest
+    assert model_digest(changed, DECODES) != job.model_digest
     assert not list((tmp_path / "out").rglob("*.json"))
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rayasr.checkpoint import new_model
 from rayasr.data.audio import AudioError, load_audio
 from rayasr.data.fbank import Fbank
 from rayasr.data.online_fbank import OnlineFbank
@@ -190,12 +191,7 @@ def test_silence_is_no_event(tiny):
 
 
 def small_model_for(loaded):
-    return build_model(
-        loaded.recipe.model,
-        num_mel_bins=loaded.recipe.features.num_mel_bins,
-        vocab_size=loaded.tokenizer.vocab_size,
-        sos_eos_id=loaded.tokenizer.sos_eos_id,
-    ).eval()
+    return new_model(loaded.recipe, loaded.tokenizer).eval()
 
 
 def test_rules():

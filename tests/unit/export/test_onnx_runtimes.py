@@ -5,6 +5,7 @@ import shutil
 import sys
 from dataclasses import replace
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,20 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rayasr.checkpoint import LoadedModel, load_model, save_model
+from rayasr.config import Mode
 from rayasr.data.fbank import Fbank, energy_floor
-from rayasr.decode.ctc_search import ctc_greedy, ctc_prefix_beam
 from rayasr.decode.recognizer import Decoding, Recognizer
 from rayasr.errors import CheckpointError, ConfigError
 from rayasr.export.info import ExportInfo, read_info
 from rayasr.export.onnx import export_onnx
 from rayasr.export.onnx_networks import Trio
 from rayasr.export.onnx_runtimes import OnnxRuntime, SherpaRuntime
+from rayasr.export.runtime_search import search
 from rayasr.feature_config import parse_features
 from tests.front_end_probe import read_spelling, write_probes
 from tests.tiny_models import UNITS, loud_noise, save_tiny_model
 from tests.wenet_models import load_wenet
 
 RATE, MEL = 8000, 40
+MODES: tuple[Mode, ...] = ("ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring")
 SHERPA = parse_features({"contract": "sherpa", "sample_rate": RATE, "num_mel_bins": MEL})
 CHUNK = 67  # fbank frames of a chunk of 16, of which the next one has the last 3 again
 
@@ -123,9 +126,7 @@ def ours(exported: Exported, samples: Tensor, mode: Any, chunks: tuple[int, int]
     return recognizer.text(found)
 
 
-@pytest.mark.parametrize(
-    "mode", ["ctc_greedy_search", "ctc_prefix_beam_search", "attention_rescoring"]
-)
+@pytest.mark.parametrize("mode", MODES)
 def test_onnx_runtime_finds_our_texts(exported: Exported, mode: Any) -> None:
     texts = set()
     for model in exported.info.models:
@@ -171,19 +172,15 @@ def test_wenets_model_finds_what_wenet_found(shared: Path, tmp_path: Path) -> No
     )
     export_onnx(tmp_path, tmp_path / "out", left_chunks=-1, notes=lambda _: None)
     network = Trio(tmp_path / "out")
+    settings = {"beam_size": 10, "ctc_weight": 0.3, "reverse_weight": 0.5}
     with np.load(source / "fixture.npz") as arrays:
         features = torch.from_numpy(arrays["feats"]).split(arrays["feats_lengths"].tolist())
     expected = json.loads((source / "fixture.json").read_text())["decode"]["c16_lall"]
     for i, item in enumerate(features):
         encoded = network.encode(item)
-        log_probs, lengths = encoded.log_probs[None], torch.tensor([len(encoded.log_probs)])
-        nbest = ctc_prefix_beam(log_probs, lengths, 10)[0]
-        found = {
-            "ctc_greedy_search": ctc_greedy(log_probs, lengths)[0].units,
-            "ctc_prefix_beam_search": nbest[0].units,
-            "attention_rescoring": network.rescore(nbest, encoded, 0.3, 0.5),
-        }
-        for mode, units in found.items():
+        decoders = partial(network.decoder_log_probs, frames=encoded.frames)
+        for mode in MODES:
+            units = search(encoded.log_probs, mode, settings, network.sos_eos_id, decoders)
             assert list(units) == expected[mode][i]["tokens"]
 
 

@@ -289,7 +289,7 @@ def test_a_file_that_differs_is_removed(tmp_path: Path, monkeypatch: pytest.Monk
 
     torchscript_script = torchscript.script
     monkeypatch.setattr(torchscript, "script", spoil)
-    with pytest.raises(CheckpointError, match="in a log-probability, so it was removed"):
+    with pytest.raises(CheckpointError, match="in a log-probability, so it was not kept"):
         export_torchscript(folder, tmp_path / "out")
     assert not (tmp_path / "out" / "final.zip").exists()
 

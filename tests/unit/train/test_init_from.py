@@ -16,13 +16,13 @@ from rayasr.checkpoint import (
     Checkpoint,
     list_checkpoints,
     load_model,
+    new_model,
     read_tensors,
     save_model,
 )
 from rayasr.config import Recipe, parse_recipe
 from rayasr.data.cmvn import CmvnStats
 from rayasr.errors import CheckpointError, ConfigError
-from rayasr.model.u2 import U2Model, build_model
 from rayasr.tokenizer import Tokenizer
 from rayasr.train.init_from import (
     InitFrom,
@@ -31,12 +31,11 @@ from rayasr.train.init_from import (
     matching_units,
     prepare_init,
 )
-from rayasr.train.loop import FitOptions, FitResult, fit
-from rayasr.train.reporter import Reporter
+from rayasr.train.loop import FitOptions, FitResult
 from rayasr.train.setup import check_workers, default_workers
-from rayasr.train.world import World
 from rayasr.wenet.importing import import_wenet
 from tests.factories import make_store, make_tone_corpus, tiny_training_recipe
+from tests.training import fit_here
 from tests.wenet_models import write_wenet
 
 OLD = Tokenizer(["<blank>", "<unk>", *"二一九x", "<sos/eos>"])
@@ -52,15 +51,6 @@ def changed(section: str, part: str | None = None, **changes: Any) -> Recipe:
 
 
 BATCH_NORM = changed("model", "encoder", convolution_norm="batch_norm")
-
-
-def new_model(recipe: Recipe = RECIPE, tokenizer: Tokenizer = NEW) -> U2Model:
-    return build_model(
-        recipe.model,
-        num_mel_bins=recipe.features.num_mel_bins,
-        vocab_size=tokenizer.vocab_size,
-        sos_eos_id=tokenizer.sos_eos_id,
-    )
 
 
 def save(folder: Path, recipe: Recipe = RECIPE, tokenizer: Tokenizer = OLD) -> Path:
@@ -95,27 +85,9 @@ def tune(
     options: FitOptions | None = None,
 ) -> FitResult:
     """Fit from a model, in this process; what was said is in RUN/messages.txt."""
-    messages: list[str] = []
-    asked = 0
-
-    def stop_requested() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_before is not None and asked >= stop_before
-
-    reporter = Reporter(note=messages.append, stop_requested=stop_requested)
-    result = fit(
-        recipe,
-        store,
-        run,
-        world=World.single(),
-        reporter=reporter,
-        options=options,
-        init_from=init_from,
+    return fit_here(
+        recipe, store, run, stop_before=stop_before, options=options, init_from=init_from
     )
-    run.mkdir(exist_ok=True)
-    (run / "messages.txt").write_text("\n".join(messages))
-    return result
 
 
 def newest(run: Path) -> Checkpoint:
@@ -142,7 +114,7 @@ def test_every_tensor_comes_over(tmp_path: Path, right: int) -> None:
     recipe = changed("model", "decoder", r_num_blocks=right)
     folder = save(tmp_path / "old", recipe)
     torch.manual_seed(5)
-    model = new_model(recipe)
+    model = new_model(recipe, NEW)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
     notes: list[str] = []
     cmvn = copy_weights(model, NEW, prepare_init(recipe, folder), notes.append)
@@ -222,7 +194,7 @@ def test_frozen_parameters_stay_and_a_resume_is_exact(store: Path, tmp_path: Pat
 
 
 def test_freeze_by_whole_parts_of_names() -> None:
-    model = new_model(changed("model", "encoder", num_blocks=11))
+    model = new_model(changed("model", "encoder", num_blocks=11), NEW)
     freeze(model, ["encoder.encoders.1."])
     held = {name for name, p in model.named_parameters() if not p.requires_grad}
     assert held

@@ -17,6 +17,7 @@ from rayasr.train.loop import FitOptions, FitResult, fit
 from rayasr.train.reporter import Reporter
 from rayasr.train.world import World
 from tests.factories import make_store, make_tone_corpus, tiny_training_recipe
+from tests.training import fit_here
 
 EVERY_STEP = ("loss", "loss_ctc", "loss_att", "lr", "grad_norm", "padding", "audio_hours")
 
@@ -31,20 +32,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def train(store: Path, run: Path, *, stop_before: int | None = None, **changes) -> FitResult:
     """Fit a tiny recipe; stop at the step whose number is asked for."""
-    messages: list[str] = []
-    asked = 0
-
-    def stop_requested() -> bool:
-        nonlocal asked
-        asked += 1
-        return stop_before is not None and asked >= stop_before
-
-    reporter = Reporter(note=messages.append, stop_requested=stop_requested)
-    result = fit(
-        tiny_training_recipe(**changes), store, run, world=World.single(), reporter=reporter
-    )
-    (run / "messages.txt").write_text("\n".join(messages))
-    return result
+    return fit_here(tiny_training_recipe(**changes), store, run, stop_before=stop_before)
 
 
 def newest(run: Path) -> Checkpoint:
